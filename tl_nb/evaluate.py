@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .settings import settings, single_threaded
+from .settings import settings
 
 # %% ../nbs/1_foundations/06_evaluate.ipynb #fdae2721
 def seed_list(seeds=5,  # how many, counted from the seed of the settings; or the seeds themselves
@@ -32,8 +32,7 @@ def repeat(run,  # run(seed) -> a score, or {method: score} with all methods on 
            seeds=5,  # how many, or which
            ):
     "Run over several seeds: an array (n_seeds,) of scores, or {method: array} in the order of the seeds."
-    with single_threaded():
-        found = [run(seed) for seed in _progress(seed_list(seeds), "repeats")]
+    found = [run(seed) for seed in _progress(seed_list(seeds), "repeats")]
     if not isinstance(found[0], dict): return np.array(found, dtype=float)
     return {name: np.array([scores[name] for scores in found], dtype=float) for name in found[0]}
 
@@ -145,8 +144,7 @@ def learning_curve(run,  # run(n, seed) -> {method: score}
                    ) -> pd.DataFrame:
     "Repeat a run for every training size: a table of n, seed, method, score."
     jobs = [(n, seed) for n in sizes for seed in seed_list(seeds)]
-    with single_threaded():
-        found = [(n, seed, run(n, seed)) for n, seed in _progress(jobs, "learning curve")]
+    found = [(n, seed, run(n, seed)) for n, seed in _progress(jobs, "learning curve")]
     rows = [(n, seed, name, float(score)) for n, seed, scores in found for name, score in scores.items()]
     return pd.DataFrame(rows, columns=["n", "seed", "method", "score"])
 
