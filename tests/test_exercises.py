@@ -1,24 +1,25 @@
 "Exercises: verdicts never raise, and every check of the course refuses wrong answers."
+from inspect import signature
 from types import SimpleNamespace as Object
 
 import pytest
 
 from tl_nb import exercises
-from tl_nb.exercises import Verdict, check_checker, check_paired, check_settings, checker
+from tl_nb.exercises import Verdict, check_checker, check_paired, check_settings, check_training_loop, checker
 
 CHECKS = [f for name, f in vars(exercises).items() if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
 def test_unanswered_says_so(check):
-    verdict = check(...)
+    verdict = check(..., *[None] * (len(signature(check).parameters) - 1))
     assert verdict.passed is None and repr(verdict).startswith("Not answered yet")
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("answer", [None, 0, -1e9, "nonsense", [], {}, object(), lambda *a: None, float("nan")], ids=repr)
 def test_nonsense_is_refused_with_a_hint_and_never_raises(check, answer):
-    verdict = check(answer)
+    verdict = check(answer, *[None] * (len(signature(check).parameters) - 1))
     assert verdict.passed is False and verdict.message
 
 
@@ -51,3 +52,47 @@ def test_checker_check_wants_hints():
         if colour != "blue": raise AssertionError  # not `assert`: pytest would write a message for it
         return "x"
     assert "no hint" in check_checker(silent).message
+
+
+def loop(known=("backbone", "head"), zero=True, gradient=True, call_head=True, learn=True):
+    "A fine-tuning loop with chosen faults."
+    import contextlib
+
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    def train(backbone, head, batches, lr):
+        parts = {"backbone": backbone, "head": head}
+        optimizer = torch.optim.AdamW([p for k in known for p in parts[k].parameters()], lr=lr)
+        for x, y in batches:
+            with contextlib.nullcontext() if gradient else torch.no_grad(): out = backbone(x)
+            if not call_head: optimizer.step(); continue
+            loss = cross_entropy(head(out), y)
+            if zero: optimizer.zero_grad()
+            if learn: loss.backward()
+            optimizer.step()
+    return train
+
+
+def test_training_loop_check_accepts_the_right_loop_every_time():
+    assert all(check_training_loop(loop()).passed for _ in range(5))
+
+
+@pytest.mark.parametrize("faults, hint", [
+    (dict(known=("backbone",)), "head has not learned"), (dict(known=("head",)), "backbone has not learned"),
+    (dict(zero=False), "pile up"), (dict(gradient=False), "backbone has not learned"),
+    (dict(call_head=False, gradient=False), "No weight has moved"), (dict(learn=False), "No weight has moved")])
+def test_training_loop_check_names_each_fault(faults, hint):
+    assert hint in check_training_loop(loop(**faults)).message
+
+
+def test_labels_saved_wants_the_smallest_number():
+    import pandas as pd
+
+    from tl_nb.exercises import check_labels_saved
+    rows = [(n, s, m, v) for n, t, f in [(50, 0.7, 0.5), (100, 0.7, 0.6), (200, 0.8, 0.7), (400, 0.8, 0.8)]
+            for s in (0, 1) for m, v in (("transfer", t), ("TF-IDF", f))]
+    curve = pd.DataFrame(rows, columns=["n", "seed", "method", "score"])
+    assert check_labels_saved(200, curve).passed
+    assert "to the right" in check_labels_saved(100, curve).message
+    assert "smaller" in check_labels_saved(400, curve).message and "sizes" in check_labels_saved(300, curve).message
