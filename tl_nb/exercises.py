@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
-           'check_safe_member', 'check_pinned']
+           'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data']
 
 # %% ../nbs/1_foundations/07_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -150,3 +150,43 @@ def check_pinned(answer):
     assert value not in near, "Nearly: the line ends are bytes too, and here each line ends with a single \\n."
     assert value == hashlib.sha256(content).hexdigest(), "Those digits belong to other bytes. Copy the bytes literally."
     return "Now the file can come from anywhere: whoever sends it, these digits decide."
+
+# %% ../nbs/1_foundations/07_exercises.ipynb #487261ba
+@checker
+def check_shared_texts(answer):
+    "Expected: a whole number, of test posts whose text is also in training."
+    assert isinstance(answer, int), "A count is expected: how many test posts have a text that training has too?"
+    assert answer < 100, "That is too many. Compare test texts with training texts only, and whole texts."
+    assert answer > 0, "There are some. Put the training texts into a set, and look each test text up in it."
+    assert answer == 7, f"Not {answer}. Count the test posts (news.official == 'test') whose text is in the training set."
+    return ("A few posts were sent twice, and the split by date does not keep the copies together. Few enough not to "
+            "matter for a score on thousands, and now you know it instead of hoping it.")
+
+# %% ../nbs/1_foundations/07_exercises.ipynb #e40e7868
+@checker
+def check_shared_groups(answer):
+    "Expected: a function shared(groups, train, test) that returns a count."
+    import numpy as np
+
+    groups = np.array(["a", "a", "b", "b", "c", "d"])
+    clean = answer(groups, np.array([0, 1, 4]), np.array([2, 3, 5]))
+    assert clean == 0, f"Groups a and c against b and d share none, but your function says {clean}."
+    torn = answer(groups, np.array([0, 2, 4]), np.array([1, 3, 5]))
+    assert torn != 4, "You count items. How many *different* groups are on both sides?"
+    assert torn == 2, f"Groups a and b are on both sides, which makes 2, but your function says {torn}."
+    assert answer(groups, np.array([], int), np.arange(6)) == 0, "An empty training part shares no group."
+    return "One line, worth running on every split that you are given: if it is not 0, the score is too good."
+
+# %% ../nbs/1_foundations/07_exercises.ipynb #74340719
+@checker
+def check_own_data(answer):
+    "Expected: a data set read from a CSV with groups, and split."
+    assert hasattr(answer, "splits") and hasattr(answer, "groups"), "A Dataset is expected: what from_csv returns."
+    assert len(answer) >= 30, f"It has {len(answer)} items; make 30 or more."
+    assert len(answer.classes) == 2, f"It has {len(answer.classes)} classes: {answer.classes}. Make two."
+    assert answer.groups is not None, "It has no groups: name the column in from_csv(…, group=…)."
+    assert len(set(answer.groups.tolist())) >= 10, "Make at least ten groups."
+    assert "test" in answer.splits, "It is not split yet: .split() gives a new data set with the parts."
+    parts = [set(answer.groups[at].tolist()) for at in answer.splits.values()]
+    assert sum(map(len, parts)) == len(set().union(*parts)), "A group is in two parts."
+    return "From rows of a spreadsheet to an honest split in one line. Your own CSV goes the same way."
