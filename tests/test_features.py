@@ -1,0 +1,447 @@
+"Features: embedding in batches, order, precision and bad items; and the prototype with its honest baseline."
+import copy
+import io
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tl_nb.embedding as E
+from tl_nb.assets import fetch
+from tl_nb.backbones import _timm_backbone, freeze, load_backbone, unfreeze
+from tl_nb.data import DataError, Dataset, load_data
+from tl_nb.embedding import FeatureError, embed, embed_stages, plan_batches
+from tl_nb.features import Prototype, prototype
+
+WORDS = "the a cat dog sat ran on under red blue mat hat and good bad film plot".split()
+
+
+@pytest.fixture(scope="module")
+def minilm(): return load_backbone("minilm-l6")
+
+
+@pytest.fixture(scope="module")
+def lite0(): return load_backbone("efficientnet-lite0")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 60))) for _ in range(90)]
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (40, 60, 3), dtype=np.uint8) for _ in range(5)]
+
+
+def vit():
+    import timm
+
+    torch.manual_seed(0)
+    return _timm_backbone(timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=3,
+                                            num_heads=2, num_classes=3,
+                                            pretrained_cfg_overlay=dict(input_size=(3, 32, 32))), "small-vit")
+
+
+# ---- the plan
+
+@pytest.mark.parametrize("budget,most", [(10, None), (100, None), (1000, 3), (1, None)])
+def test_plan_covers_all_once_within_budget(budget, most):
+    lengths = np.random.default_rng(1).integers(1, 50, 200)
+    plan = plan_batches(lengths, budget, most)
+    assert sorted(np.concatenate(plan)) == list(range(200))
+    for batch in plan:
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+        assert not most or len(batch) <= most
+    longest = [lengths[b].max() for b in plan]
+    assert longest == sorted(longest, reverse=True)
+
+
+def test_plan_is_a_pure_function():
+    lengths = [5, 3, 5, 5, 9]
+    assert [b.tolist() for b in plan_batches(lengths, 10)] == [b.tolist() for b in plan_batches(np.array(lengths), 10)]
+    assert plan_batches([], 10) == []
+    assert plan_batches([7, 7, 7], 14)[0].tolist() == [0, 1]  # equal lengths stay in order
+
+
+# ---- embed: numbers
+
+def test_embed_is_mean_of_real_tokens_one_by_one(minilm, texts):
+    fast = embed(minilm, texts)
+    assert fast.shape == (90, 384) and fast.dtype == np.float32 and fast.flags.c_contiguous
+    with torch.inference_mode():
+        slow = [minilm.model(**minilm.collate(minilm.tokenize([t]).ids)).last_hidden_state.mean(1)[0].numpy() for t in texts]
+    assert np.abs(fast - np.stack(slow)).max() < 1e-5
+
+
+def test_order_and_neighbours_do_not_matter(minilm, texts):
+    whole = embed(minilm, texts)
+    order = np.random.default_rng(2).permutation(len(texts))
+    assert np.abs(embed(minilm, [texts[i] for i in order]) - whole[order]).max() < 1e-5
+    assert np.abs(embed(minilm, texts[10:13]) - whole[10:13]).max() < 1e-5
+    assert np.abs(embed(minilm, texts, token_budget=70) - whole).max() < 1e-5
+    assert np.abs(embed(minilm, texts, batch_size=1) - whole).max() < 1e-5
+    assert np.array_equal(embed(minilm, texts), whole)  # and again, to the bit
+
+
+def test_normalize(minilm, texts):
+    x = embed(minilm, texts[:9], normalize=True)
+    assert np.allclose(np.linalg.norm(x, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_text_pooling_ignores_padding(minilm, pooling):
+    short, long = "good film", "the plot of the bad film ran on and on under the red mat and the blue hat"
+    together = embed(minilm, [short, long], pooling=pooling, token_budget=1000)
+    alone = np.concatenate([embed(minilm, [t], pooling=pooling) for t in (short, long)])
+    assert np.abs(together - alone).max() < 1e-5
+    with torch.inference_mode(): h = minilm.model(**minilm.collate(minilm.tokenize([short]).ids)).last_hidden_state[0]
+    expected = {"mean": h.mean(0), "cls": h[0], "max": h.amax(0)}[pooling].numpy()
+    assert np.abs(together[0] - expected).max() < 1e-5
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max"])
+def test_image_tokens(pictures, pooling):
+    bb = vit()
+    x = torch.stack([bb.transform(Image.fromarray(p)) for p in pictures])
+    with torch.inference_mode(): h = bb.model.forward_features(x)
+    expected = {"mean": h[:, 1:].mean(1), "cls": h[:, 0], "max": h[:, 1:].amax(1)}[pooling].numpy()
+    assert np.abs(embed(bb, pictures, pooling=pooling) - expected).max() < 1e-5
+
+
+def test_image_mean_is_what_timm_pools(lite0, pictures):
+    x = torch.stack([lite0.transform(Image.fromarray(p)) for p in pictures])
+    with torch.inference_mode(): expected = lite0.model.forward_head(lite0.model.forward_features(x), pre_logits=True)
+    assert np.abs(embed(lite0, pictures) - expected.numpy()).max() < 1e-5
+    with torch.inference_mode(): logits = lite0.model(x).numpy()
+    assert np.abs(embed(lite0, pictures, stage="head") - logits).max() < 1e-4
+
+
+def test_stages_by_number_name_and_several(minilm, texts):
+    some = texts[:8]
+    by_name = embed_stages(minilm, some)
+    assert list(by_name) == ["embeddings"] + [f"block {i}" for i in range(1, 7)]
+    assert np.array_equal(embed(minilm, some, stage=0), by_name["embeddings"])
+    assert np.array_equal(embed(minilm, some, stage="block 3"), embed(minilm, some, stage=-4))
+    assert embed(minilm, some, stage="pooler").shape == (8, 384)
+    two = embed(minilm, some, stage=[2, "block 6"])
+    assert two.flags.c_contiguous and np.array_equal(two, np.concatenate([by_name["block 2"], by_name["block 6"]], axis=1))
+    with pytest.raises(ValueError, match="no stage"): embed(minilm, some, stage=7)
+
+
+def test_image_stages_have_their_own_widths(lite0, pictures):
+    shapes = {k: v.shape[1] for k, v in embed_stages(lite0, pictures).items()}
+    assert shapes["stem"] == 32 and shapes["block 7"] == 1280 and len(shapes) == 8
+
+
+def test_image_items_of_every_kind_agree(lite0, pictures, tmp_path):
+    path = tmp_path / "p.png"
+    Image.fromarray(pictures[0]).save(path)
+    items = [pictures[0], Image.fromarray(pictures[0]), path, str(path), path.read_bytes()]
+    x = embed(lite0, items)
+    assert np.abs(x - x[0]).max() < 1e-5
+
+
+def test_grey_and_transparent_images(lite0):
+    grey = np.full((30, 30), 120, np.uint8)
+    assert np.abs(np.diff(embed(lite0, [grey, np.stack([grey] * 3, -1)]), axis=0)).max() < 1e-5
+
+
+def test_bf16_is_close(minilm, texts):
+    a, b = (embed(minilm, texts, precision=p, normalize=True) for p in ("fp32", "bf16"))
+    assert b.dtype == np.float32 and (a * b).sum(1).min() > 0.999
+    assert next(minilm.model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("amx,avx,expected", [(False, False, torch.float32), (True, False, torch.bfloat16),
+                                              (False, True, torch.bfloat16)])
+def test_auto_follows_the_processor(monkeypatch, amx, avx, expected):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
+    assert E._dtype("auto", "cpu") == expected
+    assert E._dtype("fp32", "cpu") == torch.float32 and E._dtype(None, "cpu") == torch.float32
+
+
+def test_nothing_gives_nothing_of_the_right_width(minilm, lite0):
+    assert embed(minilm, []).shape == (0, 384) and embed(lite0, []).shape == (0, 1280)
+    assert embed(lite0, [], stage=["stem", -1]).shape == (0, 1312)
+    features, skipped = embed(minilm, [], on_error="skip", normalize=True)
+    assert features.shape == (0, 384) and skipped == []
+
+
+def test_a_name_or_a_dataset_will_do(minilm):
+    data = Dataset.from_items(["good film", "bad film"], ["a", "b"])
+    assert np.array_equal(embed("minilm-l6", data), embed(minilm, data.items))
+
+
+# ---- embed: what it leaves behind
+
+def modes(model): return [m.training for m in model.modules()]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_model_is_left_as_it_was(minilm, precision):
+    bb = copy.deepcopy(minilm)
+    bb.model.train()
+    freeze(bb.stages[1])
+    threads, before, fingerprint = torch.get_num_threads(), modes(bb.model), bb.fingerprint
+    embed(bb, ["good film"], precision=precision)
+    assert modes(bb.model) == before and bb.fingerprint == fingerprint and torch.get_num_threads() == threads
+    assert not any("forward" in m.__dict__ or m._forward_hooks for m in bb.model.modules())
+    assert all(p.requires_grad for p in bb.stages[2].parameters())
+    unfreeze(bb)
+    assert all(modes(bb.model))
+    bb.model(**bb.collate(bb.tokenize(["good film"]).ids)).last_hidden_state.sum().backward()  # still trains
+
+
+def test_interrupt_leaves_everything_as_it_was(minilm, texts, monkeypatch):
+    bb = copy.deepcopy(minilm)
+    bb.model.train()
+    before, seen = modes(bb.model), []
+
+    def stop(*args):
+        seen.append(1)
+        if len(seen) == 3: raise KeyboardInterrupt
+        return real(*args)
+
+    real = E._pool
+    monkeypatch.setattr(E, "_pool", stop)
+    with pytest.raises(KeyboardInterrupt): embed(bb, texts, token_budget=200)
+    monkeypatch.undo()
+    assert modes(bb.model) == before and not any("forward" in m.__dict__ for m in bb.model.modules())
+    assert np.array_equal(embed(bb, texts), embed(minilm, texts))
+
+
+def test_weights_are_read_anew_each_time(minilm):
+    bb = copy.deepcopy(minilm)
+    first = embed(bb, ["good film"])
+    with torch.no_grad(): bb.model.encoder.layer[5].output.dense.weight.mul_(1.5)
+    assert np.abs(embed(bb, ["good film"]) - first).max() > 1e-3
+
+
+# ---- embed: bad items
+
+@pytest.mark.parametrize("item,why", [("", "empty text"), (" \n", "empty text"), (None, "NoneType"), (3, "int"),
+                                      (float("nan"), "float"), (b"bytes", "bytes"), (np.zeros((4, 4, 3), np.uint8), "images")])
+def test_bad_text_is_named(minilm, item, why):
+    with pytest.raises(FeatureError) as e: embed(minilm, ["good film", item, "bad film"])
+    assert "Item 1 of 3" in str(e.value) and why in str(e.value)
+    features, skipped = embed(minilm, ["good film", item, "bad film"], on_error="skip")
+    assert np.abs(features - embed(minilm, ["good film", "bad film"])).max() < 1e-5
+    assert [i for i, _ in skipped] == [1] and why in skipped[0][1]
+
+
+def bad_images(tmp_path):
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole, "JPEG")
+    cut, text, missing = tmp_path / "cut.jpg", tmp_path / "text.png", tmp_path / "missing.png"
+    cut.write_bytes(whole.getvalue()[:600])
+    text.write_text("no image")
+    return [cut, text, missing, "a review of a film", None]
+
+
+@pytest.mark.parametrize("which,why", list(enumerate(["cut.jpg", "text.png", "missing.png", "is a text", "NoneType"])))
+def test_bad_image_is_named(lite0, pictures, tmp_path, which, why):
+    items = [pictures[0], bad_images(tmp_path)[which], pictures[1]]
+    with pytest.raises(FeatureError, match=why) as e: embed(lite0, items)
+    assert "Item 1 of 3" in str(e.value)
+    features, skipped = embed(lite0, items, on_error="skip")
+    assert features.shape == (2, 1280) and np.isfinite(features).all() and skipped[0][0] == 1
+    assert np.abs(features - embed(lite0, pictures[:2])).max() < 1e-5
+
+
+def test_a_whole_batch_of_bad_images(lite0, pictures, tmp_path):
+    bad = bad_images(tmp_path)[:2]
+    features, skipped = embed(lite0, bad + pictures + bad, on_error="skip", batch_size=2)
+    assert len(features) == 5 and [i for i, _ in skipped] == [0, 1, 7, 8]
+    with pytest.raises(FeatureError, match="None of the 2"): embed(lite0, bad, on_error="skip")
+
+
+@pytest.mark.parametrize("kw", [dict(pooling="sum"), dict(precision="fp16"), dict(on_error="ignore"), dict(max_length=0),
+                                dict(batch_size=-1), dict(token_budget=1.5)])
+def test_wrong_parameters(minilm, kw):
+    with pytest.raises(FeatureError, match=str(list(kw)[0])): embed(minilm, ["good film"], **kw)
+
+
+def test_one_item_in_place_of_a_list(minilm, lite0, pictures):
+    with pytest.raises(FeatureError, match="brackets"): embed(minilm, "good film")
+    with pytest.raises(FeatureError, match="brackets"): embed(lite0, Image.fromarray(pictures[0]))
+
+
+def test_no_class_token(lite0, pictures):
+    with pytest.raises(FeatureError, match="class token"): embed(lite0, pictures, pooling="cls")
+
+
+def test_long_texts_are_cut_and_it_is_said_once(minilm, caplog):
+    long = " ".join(["film"] * 400)
+    with caplog.at_level("WARNING", logger="tl_nb"): a = embed(minilm, ["good film", long, long])
+    assert [r.getMessage() for r in caplog.records] == ["2 of 3 texts have more than 256 tokens; what comes after is not read."]
+    assert np.abs(a[1] - embed(minilm, [" ".join(["film"] * 254)])[0]).max() < 1e-5
+    caplog.clear()
+    assert np.abs(embed(minilm, [long], max_length=10) - embed(minilm, [" ".join(["film"] * 8)])).max() < 1e-5
+
+
+# ---- prototype
+
+def crops(n, seed=0, size=80):
+    "Crops of two photographs, grass and gravel."
+    rng, photos = np.random.default_rng(seed), fetch("skimage-photos")
+    items, labels = [], []
+    for name in ("grass", "gravel"):
+        photo = np.asarray(Image.open(photos / f"{name}.png").convert("L"))
+        for y, x in rng.integers(0, 512 - size, (n // 2, 2)):
+            items.append(photo[y:y + size, x:x + size])
+            labels.append(name)
+    return items, labels
+
+
+@pytest.fixture(scope="module")
+def textures():
+    start = time.perf_counter()
+    return prototype(*crops(240)), time.perf_counter() - start
+
+
+def test_two_classes_of_photographs(textures):
+    p, seconds = textures
+    assert p.score >= 0.90 and seconds < 60
+    assert p.classes == ["grass", "gravel"] and p.n_items == 240 and p.interval.low <= p.score <= p.interval.high
+    assert set(p.scores) == {"transfer", "raw pixels", "majority"} and len(p.scores["transfer"]) == 10
+    assert abs(p.scores["majority"].mean() - 0.5) < 0.01
+
+
+def test_predict_new_photographs(textures):
+    items, labels = crops(40, seed=9)
+    p = textures[0]
+    assert np.mean([a == b for a, b in zip(p.predict(items), labels)]) >= 0.90
+    probability = p.predict_proba(items)
+    assert probability.shape == (40, 2) and np.allclose(probability.sum(1), 1)
+    assert [p.classes[i] for i in probability.argmax(1)] == p.predict(items)
+    assert p.predict([]) == [] and p.predict_proba([]).shape == (0, 2)
+
+
+def test_summary(textures):
+    p = textures[0]
+    for shown in (repr(p), p._repr_html_()):
+        assert "grass" in shown and "raw pixels" in shown and f"{p.score:.3f}" in shown and p.verdict().split("(")[0] in shown
+
+
+@pytest.fixture(scope="module")
+def reviews(): return load_data("sentiment-movie").train.few_shot(40, seed=1)
+
+
+def test_texts_from_list_csv_folder_and_dataset_agree(reviews, minilm, tmp_path):
+    import pandas as pd
+
+    kw = dict(backbone=minilm, folds=3, repeats=1)
+    p = prototype(reviews, **kw)
+    assert isinstance(p, Prototype) and set(p.scores) == {"transfer", "TF-IDF", "majority"}
+    q = prototype(reviews.items, reviews.label_names, **kw)
+    assert np.array_equal(p.scores["transfer"], q.scores["transfer"])
+    pd.DataFrame({"review": reviews.items, "stars": reviews.label_names}).to_csv(tmp_path / "r.csv", index=False)
+    r = prototype(tmp_path / "r.csv", text="review", label="stars", **kw)
+    assert np.array_equal(p.scores["TF-IDF"], r.scores["TF-IDF"])
+    for i, (text, label) in enumerate(zip(reviews.items, reviews.label_names)):
+        (tmp_path / "f" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "f" / label / f"{i:03}.txt").write_text(text)
+    s = prototype(str(tmp_path / "f"), **kw)
+    assert s.n_items == 80 and s.classes == p.classes and set(s.predict(["good", "bad"])) <= set(p.classes)
+
+
+def test_labels_come_back_as_they_were_given(reviews, minilm):
+    p = prototype(reviews.items, [7 if y else 3 for y in reviews.labels], backbone=minilm, folds=2, repeats=1)
+    assert p.classes == [3, 7] and all(type(y) is int for y in p.predict(["good film", "bad film"]))
+
+
+def test_same_seed_same_scores(reviews, minilm):
+    a, b, c = (prototype(reviews, backbone=minilm, folds=3, repeats=1, seed=s) for s in (1, 1, 2))
+    assert all(np.array_equal(a.scores[k], b.scores[k]) for k in a.scores)
+    assert not np.array_equal(a.scores["TF-IDF"], c.scores["TF-IDF"])
+
+
+def test_stage_and_pooling_are_used_for_predicting(reviews, minilm):
+    p = prototype(reviews, backbone=minilm, stage=[1, 3], pooling="max", folds=2, repeats=1)
+    assert p.head.n_features_in_ == 768 and len(p.predict(["good film"])) == 1
+
+
+def test_shuffled_labels_are_at_chance(minilm):
+    "Nothing leaks: with labels that mean nothing the score is that of a coin."
+    data = load_data("sentiment-movie").train.few_shot(100, seed=3)
+    labels = np.random.default_rng(0).permutation(data.label_names)
+    p = prototype(data.items, labels, backbone=minilm)
+    assert 0.38 < p.score < 0.62 and not p.comparison.clear
+
+
+def test_groups_stay_together(minilm):
+    "Items repeated within a group: split by item they are recognised, split by group they are not."
+    rng = np.random.default_rng(0)
+    sentences = [" ".join(rng.choice(WORDS, 12)) for _ in range(24)]
+    labels = rng.permutation([0, 1] * 12)
+    items, y, g = [], [], []
+    for i, (s, label) in enumerate(zip(sentences, labels)):
+        for tail in ("", " .", " !", " ?"): items.append(s + tail); y.append(label); g.append(i)
+    leaky = prototype(items, y, backbone=minilm, folds=4)
+    fair = prototype(Dataset(items, y, [0, 1], groups=np.array(g)), backbone=minilm, folds=4)
+    assert leaky.score > 0.9 and fair.score < 0.75
+
+
+def test_honest_when_transfer_loses():
+    p = prototype(load_data("uci-digits").train.few_shot(20, seed=0), folds=4, repeats=1)
+    assert p.score < p.baseline and p.reference == "raw pixels"
+    assert "loses to raw pixels" in p.verdict() or "chance" in p.verdict()
+
+
+def made_up(transfer, other):
+    return Prototype(None, ["a", "b"], None, {"transfer": np.array(transfer), "TF-IDF": np.array(other),
+                                               "majority": np.full(len(other), 0.5)}, "TF-IDF", 5, 10, 1.0)
+
+
+def test_verdicts():
+    assert "Transfer beats TF-IDF" in made_up([.9, .91, .9, .92, .9], [.7, .71, .72, .7, .71]).verdict()
+    assert "Transfer loses to TF-IDF" in made_up([.7, .71, .72, .7, .71], [.9, .91, .9, .92, .9]).verdict()
+    assert "chance" in made_up([.7, .9, .6, .8, .7], [.8, .7, .7, .7, .8]).verdict()
+
+
+def test_skipped_images_are_reported(lite0, tmp_path):
+    items, labels = crops(16)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n")
+    kw = dict(backbone=lite0, folds=2, repeats=1)
+    with pytest.raises(ValueError, match="broken.png"): prototype(items + [broken], labels + ["grass"], **kw)
+    p = prototype(items + [broken], labels + ["grass"], on_error="skip", **kw)
+    assert p.n_items == 16 and len(p.skipped) == 1 and "1 skipped" in repr(p)
+
+
+@pytest.mark.parametrize("items,labels,why", [
+    (["a", "b", "c"], [0, 1], "3 items and 2 labels"),
+    (["a", "b", "c"], None, "needs labels"),
+    (["a", "b", "c"], ["x", "x", "x"], "one class"),
+    (["a", "b", "c"], ["x", "x", "y"], "one item of y"),
+    ([], [], "no items|empty|None"),
+    (["a", "b", "c", "d"], ["x", "x", "", "y"], "label"),
+    ("a text", None, "no folder or file"),
+])
+def test_unusable_data(items, labels, why):
+    with pytest.raises(ValueError, match=why): prototype(items, labels)
+
+
+def test_unlabelled_or_empty_folder(tmp_path):
+    with pytest.raises(DataError): prototype(tmp_path)
+    (tmp_path / "a.txt").write_text("a text without a class")
+    with pytest.raises(DataError): prototype(tmp_path)
+
+
+def test_wrong_backbone_and_parameters(reviews, lite0):
+    with pytest.raises(ValueError, match="image"): prototype(reviews, backbone="efficientnet-lite0")
+    with pytest.raises(ValueError, match="image|text"): prototype(reviews, backbone=lite0)
+    with pytest.raises(FeatureError, match="folds"): prototype(reviews, folds=1)
+    with pytest.raises(FeatureError, match="only for a folder"): prototype(reviews, text="review")
+
+
+def test_small_classes_work(minilm):
+    p = prototype(["good film", "good plot", "bad film", "bad plot"], [1, 1, 0, 0], backbone=minilm)
+    assert p.folds == 2 and len(p.predict(["bad"])) == 1
+    assert repr(p)
