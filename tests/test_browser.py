@@ -33,16 +33,18 @@ def test_nothing_asks_for_news_or_extensions(open_notebook):
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("notebook", ["nbs/01_prototype.ipynb"])
-def test_a_lesson_runs_and_shows_its_figure(open_notebook, notebook):
+@pytest.mark.parametrize("notebook, shows", [("nbs/index.ipynb", 0), ("nbs/01_prototype.ipynb", 2)])
+def test_a_lesson_runs_and_shows_its_figures(open_notebook, notebook, shows):
     page = open_notebook(notebook)
     figures = page.notebook.locator(".jp-OutputArea-output img")
     page.menu("Edit", "Clear Outputs of All Cells")
     expect(figures).to_have_count(0)
     page.run_all()
     assert page.complaints() == []
-    expect(figures.first).to_be_visible()
-    assert figures.first.evaluate("image => image.naturalWidth") > 100
+    expect(figures).to_have_count(shows)
+    for figure in figures.all():
+        expect(figure).to_be_visible()
+        assert figure.evaluate("image => image.naturalWidth") > 100
     assert page.cells_run() == len(code_cells(read(ROOT / notebook)))
     page.quiet()
 

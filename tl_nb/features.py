@@ -43,8 +43,8 @@ def _logistic(X, y, C):
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #8ffab339
 def _choose_C(X, y, groups, seed):
     "The `C` with the best accuracy in three inner folds, the smallest of equals; 1 where labels are too few for folds."
-    units = np.bincount(y)[np.unique(y)].min() if groups is None else len(np.unique(groups))
-    if units < 3: return 1.0
+    smallest = np.bincount(y)[np.unique(y)].min()
+    if smallest < 3 or groups is not None and len(np.unique(groups)) < 3: return 1.0
     folds = [(a, b) for a, b in _folds(y, groups, 3, seed) if len(np.unique(y[a])) > 1]
     score = lambda C: np.mean([_logistic(X[a], y[a], C).score(X[b], y[b]) for a, b in folds])
     return max(C_GRID, key=lambda C: (round(score(C), 9), -C)) if folds else 1.0
