@@ -192,6 +192,13 @@ def test_links_of_the_readme_start_at_the_top():
     assert readme.from_root(text) == want
 
 
+def test_the_readme_hides_silent_code_and_turns_the_links_it_shows():
+    table = {"text/markdown": "[a](01_prototype.ipynb)", "text/plain": "<Markdown>"}
+    silent = new_code_cell("#| echo: false\nsecret = 1", outputs=[new_output("display_data", table)])
+    text, _ = readme.convert(new_notebook(cells=[silent]))
+    assert "[a](nbs/01_prototype.ipynb)" in text and "secret" not in text and "```" not in text
+
+
 def test_the_readme_shows_pictures_and_no_directives():
     picture = new_output("display_data", data={"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
     table = new_output("display_data", data={"text/html": "<table></table>", "text/plain": "a table"})

@@ -30,8 +30,16 @@ def readable(nb):
     nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide", c.source) and c.source.strip()]
     for c in nb.cells:
         if c.cell_type == "markdown": c.source = from_root(c.source)
-        else: c.source = re.sub(r"^#\|.*\n?", "", c.source, flags=re.M)
+        else: show(c)
     return nb
+
+
+def show(cell):
+    "In place: a code cell without directives, or without its code where it says `echo: false`; links in what it shows."
+    silent = re.search(r"^#\|\s*echo:\s*false", cell.source, re.M)
+    cell.source = "" if silent else re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M)
+    for o in cell.outputs:
+        if text := o.get("data", {}).get("text/markdown"): o.data["text/markdown"] = from_root(text)
 
 
 def convert(nb):
@@ -39,6 +47,7 @@ def convert(nb):
     config = Config({"NbConvertBase": {"display_data_priority": SHOWN}})
     names = {"output_files_dir": PICTURES.relative_to(ROOT).as_posix(), "unique_key": "index"}
     text, found = MarkdownExporter(config=config).from_notebook_node(readable(nb), resources=names)
+    text = re.sub(r"^```python\n\s*```\n", "", text, flags=re.M)  # of a cell whose code is not shown
     text = re.sub(r"[ \t]+$", "", text, flags=re.M).replace("![png](", "![The figure that the code above draws](")
     return HEAD + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n", dict(found.get("outputs") or {})
 
