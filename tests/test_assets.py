@@ -756,3 +756,18 @@ def test_notice():
     assert "DejaVu" in text and "UCI" in text and max(map(len, text.splitlines())) < 180
     if not (file := ROOT / "NOTICE").is_file(): pytest.skip("NOTICE is not written yet")
     assert file.read_text(encoding="utf-8") == text, "write NOTICE again from tl_nb.assets.notice()"
+
+
+def test_an_encrypted_member_is_refused_in_our_words(tmp_path):
+    import struct
+
+    archive = tmp_path / "locked.zip"
+    with zipfile.ZipFile(archive, "w") as z: z.writestr("a.txt", "secret")
+    data = bytearray(archive.read_bytes())
+    for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flag that says: encrypted
+        struct.pack_into("<H", data, data.index(mark) + at, 1)
+    archive.write_bytes(data)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(IntegrityError, match="locked.zip cannot be read as an archive"):
+        safe_extract(archive, ["a.txt"], tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

@@ -67,6 +67,12 @@ def test_refusals_name_the_input_and_the_reason():
     with pytest.raises(ValueError, match="none of the methods: a, b"): comparison_table({"a": [1, 2], "b": [1, 3]}, "c")
 
 
+def test_repeat_refuses_nothing_to_do_and_methods_that_come_and_go():
+    with pytest.raises(ValueError, match="at least one run"): repeat(lambda seed: 1, seeds=0)
+    with pytest.raises(ValueError, match="other methods with seed 2"):
+        repeat(lambda seed: {"a": 1} if seed == 1 else {"a": 1, "b": 2}, seeds=[1, 2])
+
+
 def test_repeat_gives_every_method_the_same_seeds_in_order():
     seen = []
     scores = repeat(lambda seed: seen.append(seed) or {"a": seed, "b": -seed}, seeds=[5, 3, 9])

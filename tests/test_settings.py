@@ -68,14 +68,19 @@ def test_relative_cache_is_relative_to_what_says_it(ini, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text, line, said", [
     ("[tl_nb]\nsede = 3\n", 2, "Did you mean seed?"),
-    ("[tl_nb]\n\nseed = -1\n", 3, "a whole number, 0 or more"),
-    ("[tl_nb]\nseed = 1.5\n", 2, "a whole number, 0 or more"),
+    ("[tl_nb]\n\nseed = -1\n", 3, "a whole number from 0"),
+    ("[tl_nb]\nseed = 4294967296\n", 2, "to 4294967295"),
+    ("[tl_nb]\nseed = 1.5\n", 2, "a whole number from 0"),
     ("[tl_nb]\nseed =\n", 2, "(empty)"),
     ("[tl_nb]\nprofile = Hub\n", 2, "embedded or hub"),
     ("[tl_nb]\ndevice = gpu\n", 2, "auto, cpu, cuda, cuda:N or mps"),
     ("[tl_nb]\nthreads = 0\n", 2, "auto, or a whole number, 1 or more"),
     ("[tl_nb]\nprecision = fp16\n", 2, "fp32, auto or bf16"),
     ("[tl_nb]\ncache =\n", 2, "the path of a folder"),
+    ("[tl_nb]\ncache = ~nobody-is-called-so/x\n", 2, "must exist"),
+    ("[tl_nb]\ncache = $NO_SUCH_VARIABLE/x\n", 2, "must exist"),
+    ("[tl_nb]\ncache = a\n  b\n", 2, "the path of a folder"),
+    ("[tl_nb\nseed = 1\n", 1, "cannot be read"),
     ("[tl_nb]\n[tl_nb.hub]\ntext_backbone = a, b\n", 3, "one name"),
     ("[tl_nb]\n[tl_nb.hub]\nensemble = ,\n", 3, "one or more names"),
     ("[tl_nb]\n[tl_nb.prices]\nlabel = nan\n", 3, "the price of one label"),
@@ -88,6 +93,14 @@ def test_wrong_file_names_file_line_and_what_is_allowed(ini, text, line, said):
     path = ini(text)
     message = refused(path)
     assert message.startswith(f"{path}:{line}:") and said in message and "Allowed" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_the_marks_that_windows_editors_write_are_understood(ini, encoding, monkeypatch):
+    path = ini("[tl_nb]\nseed = 7\nprofile = hub  # für später\n", encoding=encoding)
+    monkeypatch.chdir(path.parent)
+    found = load_settings(env={})
+    assert (found.seed, found.profile, found.origin["seed"]) == (7, "hub", f"{path}:2")
 
 
 def test_files_that_are_no_settings(ini, tmp_path):

@@ -148,7 +148,8 @@ def _unpack(outer, opener, members, dest):
         safe_extract(packed, inside, dest)
 
 # %% ../nbs/1_foundations/02_archives.ipynb #5cb93540
-_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
+_UNREADABLE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError,
+               NotImplementedError, RuntimeError)  # the last two: a compression that is not known, a password
 
 
 def safe_extract(archive: str | Path,  # zip (wheel) or tar, compressed or not
@@ -163,6 +164,7 @@ def safe_extract(archive: str | Path,  # zip (wheel) or tar, compressed or not
             _judge(archive, names, members)
             for outer, opener in _openers(archive, find, members).items(): _unpack(outer, opener, members, Path(fresh))
             return [_move(Path(fresh) / path, dest / path) for path in members.values()]
+    except AssetError: raise
     except _UNREADABLE as e: raise IntegrityError(f"{archive.name} cannot be read as an archive: {e}.") from e
 
 

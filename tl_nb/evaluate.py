@@ -18,8 +18,9 @@ from .settings import settings
 def seed_list(seeds=5,  # how many, counted from the seed of the settings; or the seeds themselves
               ) -> list:
     "The seeds to repeat over."
-    if isinstance(seeds, (int, np.integer)): return list(range(settings.seed, settings.seed + int(seeds)))
-    return list(seeds)
+    found = range(settings.seed, settings.seed + int(seeds)) if isinstance(seeds, (int, np.integer)) else seeds
+    if not len(found := list(found)): raise ValueError(f"seeds = {seeds}: at least one run is needed.")
+    return found
 
 
 def _progress(items, label):
@@ -34,6 +35,8 @@ def repeat(run,  # run(seed) -> a score, or {method: score} with all methods on 
     "Run over several seeds: an array (n_seeds,) of scores, or {method: array} in the order of the seeds."
     found = [run(seed) for seed in _progress(seed_list(seeds), "repeats")]
     if not isinstance(found[0], dict): return np.array(found, dtype=float)
+    if uneven := [seed for seed, scores in zip(seed_list(seeds), found) if scores.keys() != found[0].keys()]:
+        raise ValueError(f"The run scored other methods with seed {uneven[0]} than with the first seed.")
     return {name: np.array([scores[name] for scores in found], dtype=float) for name in found[0]}
 
 # %% ../nbs/1_foundations/09_evaluate.ipynb #02973ec6

@@ -10,6 +10,7 @@ __all__ = ['SECTIONS', 'settings', 'SettingsError', 'Key', 'Prices', 'Settings',
 import os
 import random
 import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from configparser import ConfigParser, Error as IniError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,10 +39,10 @@ def _one_of(*words, pattern=None):
     return parse
 
 
-def _number(kind, least):
+def _number(kind, least, below=float("inf")):
     def parse(text):
         value = kind(text)
-        if not least <= value < float("inf"): raise ValueError(text)
+        if not least <= value < below: raise ValueError(text)
         return value
     return parse
 
@@ -63,17 +64,19 @@ def _threads(text):
 
 
 def _folder(text):
-    if not text: raise ValueError(text)
-    return Path(os.path.expandvars(text)).expanduser()
+    if not text or "\n" in text: raise ValueError(text)
+    path = os.path.expanduser(os.path.expandvars(text))
+    if path.startswith("~") or "$" in path: raise ValueError(text)  # no such user, or variable
+    return Path(path)
 
 # %% ../nbs/1_foundations/01_settings.ipynb #3e497737
 _COMMON = {
     "profile": Key(_one_of("embedded", "hub"), "embedded or hub", "embedded"),
-    "seed": Key(_number(int, 0), "a whole number, 0 or more", "42"),
+    "seed": Key(_number(int, 0, 2**32), "a whole number from 0 to 4294967295", "42"),
     "device": Key(_one_of("auto", "cpu", "cuda", "mps", pattern=r"cuda:\d+"), "auto, cpu, cuda, cuda:N or mps", "auto"),
     "precision": Key(_one_of("fp32", "auto", "bf16"), "fp32, auto or bf16", "fp32"),
     "threads": Key(_threads, "auto, or a whole number, 1 or more", "auto"),
-    "cache": Key(_folder, "the path of a folder", "~/.cache/tl_nb"),
+    "cache": Key(_folder, "the path of a folder; a ~ or $VARIABLE in it must exist", "~/.cache/tl_nb"),
 }
 _PRICES = {
     "currency": Key(_word, "one word, such as EUR", "EUR"),
@@ -162,10 +165,16 @@ def _repr_html_(self: Settings) -> str:
 Settings._repr_html_ = _repr_html_
 
 # %% ../nbs/1_foundations/01_settings.ipynb #877a51fa
+def _lines(path, errors="replace"):
+    "The lines of a settings file. Windows editors put a mark before the first one, which is no part of it."
+    data = path.read_bytes()
+    if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)): return data.decode("utf-16", errors).splitlines()
+    return data.decode("utf-8-sig", errors).splitlines()
+
+
 def _sections(path):
-    "The section names of an ini file, with their line numbers; an undecodable file has none that are ours."
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return {m[1]: i for i, line in enumerate(lines, 1) if (m := re.match(r"\s*\[([^\]]+)\]", line))}
+    "The section names of an ini file, with their line numbers; a missing ] is forgiven, to be reported later."
+    return {m[1].strip(): i for i, line in enumerate(_lines(path), 1) if (m := re.match(r"\s*\[([^\]\n]+)", line))}
 
 
 def _is_ours(path):
@@ -190,7 +199,7 @@ def find_settings(start=None  # folder to start from; the working folder when No
 def _line_of(path, section, key):
     "The line number of `key` in `section`."
     inside = False
-    for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for i, line in enumerate(_lines(path), 1):
         if m := re.match(r"\s*\[([^\]]+)\]", line): inside = m[1] == section
         elif inside and re.match(rf"\s*{re.escape(key)}\s*[=:]", line, re.I): return i
     return 1
@@ -204,7 +213,7 @@ def _hint(name, allowed):
 def _parse_file(path):
     parser = ConfigParser(inline_comment_prefixes=("#", ";"), interpolation=None, default_section="\0none")
     try:
-        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+        parser.read_string("\n".join(_lines(path, errors="strict")), source=str(path))
     except UnicodeDecodeError as e:
         raise SettingsError(f"{path}: not UTF-8 text (byte {e.start}). Save the file as UTF-8.") from e
     except IniError as e:
