@@ -58,7 +58,7 @@ def test_folder_of_texts(tmp_path):
 def test_folder_with_parts_inside(tmp_path):
     for part, n in (("train", 3), ("val", 1), ("test", 2)):
         for c in ("a", "b"):
-            for i in range(n): picture(tmp_path / part / c / f"{i}.png", seed=i)
+            for i in range(n): picture(tmp_path / part / c / f"{i}.png", seed=1000 * ord(part[1]) + 10 * ord(c) + i)
     ds = from_folder(tmp_path)
     assert ds.classes == ["a", "b"] and (len(ds.train), len(ds.valid), len(ds.test)) == (6, 2, 4)
 
@@ -96,6 +96,67 @@ def test_as_many_images_as_texts(pets):
     for i in range(6): (pets / "cat" / f"{i}.txt").write_text("a caption")
     with pytest.raises(DataError, match="6 images and 6 .txt files: say kind='image' or kind='text'"): from_folder(pets)
     assert len(from_folder(pets, kind="image", on_error="skip")) == 6
+
+
+def parts(root, *files):
+    for i, file in enumerate(files): picture(root / file, seed=i)
+    return root
+
+
+@pytest.mark.parametrize("files, found", [
+    (("train/a/1.png", "val/a/2.png", "validation/a/3.png"), "train/ .*, val/ .*, validation/ with class folders"),
+    (("train/a/1.png", "test/a/2.png", "extra/3.png"), "extra/, test/ .*, train/ with class folders"),
+    (("train/a/1.png", "test/2.png"), "test/, train/ with class folders"),
+    (("val/a/1.png", "test/a/2.png"), "test/ with class folders, val/ with class folders"),
+    (("train/a/1.png", "train/b/2.png"), "train/ with class folders")])
+def test_parts_that_are_not_clear(tmp_path, files, found):
+    with pytest.raises(DataError, match=f"it has {found}. Parts are train/ and test/"):
+        from_folder(parts(tmp_path, *files), on_error="skip")
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path):
+    assert from_folder(parts(tmp_path, "train/1.png", "bus/2.png", "bus/front/3.png")).classes == ["bus", "train"]
+
+
+def test_file_beside_the_class_folders_of_a_part(tmp_path):
+    parts(tmp_path, "train/a/1.png", "train/2.png", "test/a/3.png")
+    with pytest.raises(DataError, match="1 cannot be used:\n  train/2.png: outside of the class folders"):
+        from_folder(tmp_path)
+
+
+def test_copies_across_the_parts_of_a_folder(tmp_path):
+    parts(tmp_path, "train/a/0.png", "train/a/1.png", "valid/a/2.png", "valid/a/3.png", "test/a/4.png")
+    for copy, of in (("train/a/copy", "test/a/4"), ("valid/a/other", "test/a/4"), ("train/a/third", "valid/a/2")):
+        (tmp_path / f"{copy}.png").write_bytes((tmp_path / f"{of}.png").read_bytes())
+    with pytest.raises(DataError, match="3 cannot be used:\n  train/a/copy.png: the same as test/a/4.png\n  train/a/"
+                                        "third.png: the same as valid/a/2.png\n  valid/a/other.png: the "
+                                        "same as test/a/4.png"):
+        from_folder(tmp_path)
+    ds = from_folder(tmp_path, on_error="skip")
+    assert [len(x) for x in (ds.train, ds.valid, ds.test)] == [2, 2, 1] and len(ds.skipped) == 3
+
+
+def test_copies_of_texts_across_parts(tmp_path):
+    for file, text in (("train/a/1.txt", "same\n"), ("train/a/2.txt", "two"), ("test/a/3.txt", "same")):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match="train/a/1.txt: the same as test/a/3.txt"): from_folder(tmp_path)
+    assert from_folder(tmp_path, on_error="skip").train.items == ["two"]
+
+
+def test_links_that_are_not_followed(tmp_path, pets):
+    parts(tmp_path, "far/1.png")
+    (pets / "cat" / "more").symlink_to(tmp_path / "far")
+    (pets / "dog" / "gone.png").symlink_to(tmp_path / "gone.png")
+    (pets / "fox").symlink_to(tmp_path / "gone")
+    (pets / "dog" / "linked.png").symlink_to(tmp_path / "far" / "1.png")
+    with pytest.raises(DataError, match="3 cannot be used:\n  fox: a link that leads nowhere\n  cat/more: a link to a "
+                                        "folder, which is not followed\n  dog/gone.png: a link that leads nowhere"):
+        from_folder(pets)
+    assert len(from_folder(pets, on_error="skip")) == 7
+    for link in ("cat/more", "dog/gone.png", "fox"): (pets / link).unlink()
+    (pets / "fox").symlink_to(tmp_path / "far")  # a class folder may be a link
+    assert from_folder(pets).counts() == {"cat": 3, "dog": 4, "fox": 1}
 
 
 def test_folders_that_hold_no_data(tmp_path, pets):
@@ -230,6 +291,36 @@ def test_csv_with_a_quote_that_never_ends(tmp_path):
     with pytest.raises(DataError, match="line .* is not CSV"): from_csv(path)
 
 
+def test_csv_header_with_a_column_twice(tmp_path):
+    path = table(tmp_path / "t.csv", "text,label,text,,\na,x,b,,\n")
+    with pytest.raises(DataError, match="the header names the column 'text' more than once"): from_csv(path)
+
+
+def test_csv_with_a_long_field(tmp_path):
+    import csv
+    limit, long = csv.field_size_limit(), "a" * 200_000
+    path = table(tmp_path / "t.csv", f"text,label\n{long},x\nb,y\n")
+    assert from_csv(path).items == [long, "b"] and csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize("start, what", [(b"PK\x03\x04", "a zip or xlsx file"), (b"\x1f\x8b\x08", "a gzip file")])
+def test_csv_that_is_packed(tmp_path, start, what):
+    (tmp_path / "t.csv").write_bytes(start + bytes(range(256)))
+    with pytest.raises(DataError, match=f"t.csv: {what}, not a CSV. Export or unpack it"): from_csv(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"delimiter": ";;"}, "delimiter = ';;': one character"), ({"delimiter": ""}, "delimiter = ''"),
+    ({"encoding": None}, "encoding = None: a name such as"), ({"label": None}, "label = None: name the column")])
+def test_csv_options_that_make_no_sense(tmp_path, options, message):
+    with pytest.raises(DataError, match=message): from_csv(table(tmp_path / "t.csv", "text,label\na,b\n"), **options)
+
+
+@pytest.mark.parametrize("read", [from_csv, from_folder, load_data])
+def test_path_that_is_too_long(read):
+    with pytest.raises(DataError, match="'aaaa.*' cannot be used as a path: File name too long"): read("a" * 5000)
+
+
 # images
 
 def test_camera_rotation_is_applied(tmp_path):
@@ -262,8 +353,8 @@ def test_16_bit_grey_keeps_its_order(tmp_path, suffix):
         im = np.asarray(open_image(item)).astype(int)
         assert im[0, 0, 0] == 0 and im[-1, -1, 0] == 255 and abs(im[32, 0, 0] - 128) <= 1
         assert (np.diff(im[:, :, 0].ravel()) >= 0).all()
-    dark = np.asarray(open_image(a // 512))  # one rule for all scans: a dark one stays dark
-    assert dark.max() <= 1
+    dark = np.asarray(open_image(a // 4 + 1))  # one rule for all scans: a dark one stays dark
+    assert dark.max() == 63 and np.asarray(open_image(a * 0)).max() == 0
 
 
 def test_cmyk_looks_as_it_is_meant(tmp_path):
@@ -285,6 +376,24 @@ def test_arrays(array):
     (np.full((2, 2), np.nan), "pixels from nan"), (np.full((2, 2), 1e6), "expected 0 to 1, 0 to 255, or 0 to 65535")])
 def test_arrays_that_are_no_images(array, message):
     with pytest.raises(DataError, match=message): open_image(array)
+
+
+@pytest.mark.parametrize("array", [np.full((4, 4), 4095, np.uint16), np.full((4, 4), 255, np.uint16),
+                                   np.full((4, 4), 256, int), np.full((4, 4, 3), 16383.0)])
+def test_few_of_16_bits_are_not_shown_black(array, tmp_path):
+    with pytest.raises(DataError, match=f"pixels up to {array.max():g} only, in 16 bits: scale them"): open_image(array)
+
+
+def test_few_of_16_bits_in_a_file_are_named(tmp_path):
+    Image.fromarray(np.full((4, 4), 4095, np.uint16)).save(tmp_path / "scan.png")
+    with pytest.raises(DataError, match="scan.png: pixels up to 4095 only"): open_image(tmp_path / "scan.png")
+
+
+@pytest.mark.parametrize("item, kind", [(np.ones((4, 4), complex), "complex128"), (np.full((4, 4), None), "object"),
+                                        (np.full((4, 4), "a"), "<U1"), (None, "NoneType"), ([[1, 2]], "list"),
+                                        (bytearray(b"x"), "bytearray"), (7, "int")])
+def test_what_is_no_image_is_named_by_its_type(item, kind):
+    with pytest.raises(DataError, match=f"an (array of|item of type) {kind} is not an image"): open_image(item)
 
 
 def test_bytes_and_paths_are_the_same_image(tmp_path):
@@ -360,4 +469,55 @@ def test_local_hub_folder_end_to_end_without_network(monkeypatch, tmp_path):
     ds = load_data(tmp_path, official=True, seed=0)
     assert len(ds.test) == 6 and len(ds.train) == 16
     assert all(x.startswith("train") for x in ds.train.items + ds.valid.items)
-    with pytest.raises(OfflineError, match="'owner/name' is not in the cache"): load_data("owner/name")
+    assert not any((tmp_path / "cache").iterdir())  # what was prepared is gone
+    with pytest.raises(OfflineError, match="'owner/name' is no folder here.*not in the cache"): load_data("owner/name")
+
+
+@pytest.mark.parametrize("name, here", [("stanfordnlp/imdb", "sentiment-movie"), ("imdb", "sentiment-movie"),
+                                        ("mnist", "mnist-5k"), ("owner/name", "faces")])
+def test_embedded_profile_asks_nobody(monkeypatch, tmp_path, name, here):
+    asked = []
+    def cut(*args, **_):
+        asked.append(args)
+        raise OSError("network is unreachable")
+    monkeypatch.setattr(socket, "getaddrinfo", cut)
+    monkeypatch.setattr(sources, "settings", replace(sources.settings, cache=tmp_path, profile="hub"))
+    monkeypatch.setattr(data, "settings", replace(data.settings, profile="hub"))
+    with pytest.raises(OfflineError, match=rf"the profile is embedded.*profile = hub in settings.ini.*{here}"):
+        load_data(name, profile="embedded")
+    assert not asked
+    with pytest.raises(OfflineError, match="the Hugging Face hub could not be reached. Two ways out"): load_data(name)
+    assert asked
+
+
+def test_embedded_profile_reads_the_cache(monkeypatch, tmp_path):
+    monkeypatch.setattr(sources, "settings", replace(sources.settings, cache=tmp_path, profile="embedded"))
+    kept = tmp_path / "hub" / "datasets--owner--name"
+    (kept / "snapshots" / "a1").mkdir(parents=True)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("a1")
+    table(kept / "snapshots" / "a1" / "train.csv", "text,label\n" + "".join(f"t {i},{i % 2}\n" for i in range(20)))
+    assert len(load_data("owner/name", seed=0)) == 20
+
+
+@pytest.mark.parametrize("name", ["/home/me/data", "./nope", "../nope", "~/x-y-z", "a/b/c", "C:\\data"])
+def test_mistyped_path_is_a_missing_folder(name):
+    with pytest.raises(DataError, match="no such folder. Check the path"): load_data(name)
+
+
+def test_name_of_a_file_and_profile_that_does_not_exist(tmp_path):
+    with pytest.raises(DataError, match="t.csv: a file, not a folder. For a CSV there is from_csv"):
+        load_data(table(tmp_path / "t.csv", "text,label\na,b\n"))
+    for name in ("faces", "owner/name"):
+        with pytest.raises(DataError, match="profile = 'x': 'embedded' or 'hub'"): load_data(name, profile="x")
+
+
+def test_copies_across_the_parts_of_a_hub_set(tmp_path):
+    for part, texts in (("train", "abcdefgh"), ("validation", "ijcd"), ("test", "klmna")):
+        table(tmp_path / f"{part}.csv", "text,label\n" + "".join(f"text {t},{i % 2}\n" for i, t in enumerate(texts)))
+    with pytest.raises(DataError, match="3 cannot be used:\n  train item 0: the same as test item 4\n  train item 2: "
+                                        "the same as valid item 2\n"):
+        load_data(tmp_path, official=True)
+    ds = load_data(tmp_path, official=True, on_error="skip")
+    assert [len(x) for x in (ds.train, ds.valid, ds.test)] == [5, 4, 5] and len(ds.skipped) == 3
+    assert ds.train.items == [f"text {t}" for t in "befgh"] and len(load_data(tmp_path, seed=0)) == 17

@@ -168,11 +168,22 @@ def test_hub_folder_that_is_not_a_data_set(offline, tmp_path):
 
 
 def test_hub_without_network_names_the_repository_and_two_ways_out(offline):
-    with pytest.raises(OfflineError, match="'owner/unknown' is not in the cache.*connect to the network once.*"
-                                           "profile = embedded"):
+    with pytest.raises(OfflineError, match="'owner/unknown' is no folder here.*not in the cache.*Two ways out: "
+                                           "load it once with a network and profile = hub.*faces"):
         read_hub("owner/unknown")
 
 
 def test_hub_name_that_cannot_exist(offline):
-    with pytest.raises(DataError, match="no data set 'a/b/c' on the Hugging Face hub"):
-        read_hub("a/b/c")
+    with pytest.raises(DataError, match="no data set 'a b/c' on the Hugging Face hub"):
+        read_hub("a b/c")
+    with pytest.raises(DataError, match="a/b/c: no such folder"): read_hub("a/b/c")
+    with pytest.raises(DataError, match="profile = 'x'"): read_hub("a/b", profile="x")
+
+
+def test_local_folder_leaves_nothing_behind(offline, tmp_path):
+    import datasets
+    datasets.Dataset.from_dict({"text": list("abcdef"), "label": [0, 1] * 3}).save_to_disk(str(tmp_path / "saved"))
+    before = sorted((tmp_path / "saved").rglob("*"))
+    read_hub(tmp_path / "saved", limit=3)
+    read_hub(_csv(tmp_path / "reviews"))
+    assert sorted((tmp_path / "saved").rglob("*")) == before and list((tmp_path / "cache").rglob("*")) == []

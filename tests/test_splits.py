@@ -188,3 +188,48 @@ def test_shown_as_text_and_as_html():
     assert lines[0] == "<i>: 9 texts, 2 classes" and lines[1].split() == ["class", "train", "valid", "test", "all"]
     assert lines[-1].split()[-1] == "9" and len({len(line) for line in lines[1:]}) == 1
     assert "<b>" not in ds._repr_html_() and "&lt;b&gt;" in ds._repr_html_() and "<i>" not in ds._repr_html_()
+
+
+@pytest.mark.parametrize("groups, message", [(["a", None], "1 items have no group: item 1"),
+                                             ([float("nan"), 1.0], "1 items have no group: item 0"),
+                                             (["a", float("nan")], "item 1"),
+                                             ([[1], [2]], r"groups of shape \(2, 1\)")])
+def test_groups_that_are_missing(groups, message):
+    with pytest.raises(DataError, match=message): Dataset(["a", "b"], [0, 1], ["x", "y"], groups=groups)
+    with pytest.raises(DataError, match=message): Dataset.from_items(["a", "b"], ["x", "y"], groups=groups)
+
+
+def test_labels_that_are_no_names():
+    pd = pytest.importorskip("pandas")
+    for labels, kind in (([["x"], ["y"]], "list"), (np.eye(2), "ndarray"), ([("x",), ("y",)], "tuple")):
+        with pytest.raises(DataError, match=f"the label of item 0 is a {kind}: .*argmax"):
+            Dataset.from_items(["a", "b"], labels)
+    with pytest.raises(DataError, match="1 labels are missing: item 1"): Dataset.from_items(["a", "b"], ["x", pd.NA])
+
+
+@pytest.mark.parametrize("labels, classes, message", [
+    ([0.5, 1], ["x", "y"], "labels are whole numbers"), ([0, float("nan")], ["x", "y"], "labels are whole numbers"),
+    (["0", "1"], ["x", "y"], "labels are whole numbers"), ([0, 1], ["x", "x"], "class 'x' is in `classes` more than")])
+def test_labels_that_are_no_positions(labels, classes, message):
+    with pytest.raises(DataError, match=message): Dataset(["a", "b"], labels, classes)
+    assert Dataset(["a", "b"], [0.0, 1.0], ["x", "y"]).labels.tolist() == [0, 1]
+
+
+def test_numbers_that_make_no_sense():
+    ds = made({"a": 9, "b": 9})
+    with pytest.raises(DataError, match="no items: there is nothing to split"): ds[[]].split()
+    with pytest.raises(DataError, match=r"few_shot\(1.5\): a whole number"): ds.few_shot(1.5)
+    for use in (ds.split, lambda seed: ds.few_shot(2, seed)):
+        with pytest.raises(DataError, match="seed = -1: a whole number, 0 or larger"): use(seed=-1)
+
+
+def test_empty_texts_can_be_skipped():
+    ds = Dataset.from_items(["a", " ", "c", None], ["x", None, "y", "z"], kind="text", groups=list("pqrs"),
+                            on_error="skip")
+    assert (ds.items, ds.classes, ds.groups.tolist()) == (["a", "c"], ["x", "y"], ["p", "r"])
+    assert ds.skipped == [("item 1", "empty text"), ("item 3", "empty text")]
+    with pytest.raises(DataError, match="2 texts are empty: item 1, 3. Leave them out, or pass"):
+        Dataset.from_items(["a", " ", "c", None], list("xxyy"), kind="text")
+    with pytest.raises(DataError, match="all texts are empty"): Dataset.from_items([""], ["x"], on_error="skip")
+    with pytest.raises(DataError, match="item 2"): Dataset.from_items(["a", "", "c"], ["x", "y", None], on_error="skip")
+    with pytest.raises(DataError, match="on_error = 'no'"): Dataset.from_items(["a"], ["x"], on_error="no")

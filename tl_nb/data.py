@@ -9,6 +9,7 @@ __all__ = ['load_data', 'open_image', 'pixels', 'from_folder', 'from_csv', 'Data
 import codecs
 import csv
 import io
+import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +17,29 @@ from pathlib import Path
 import numpy as np
 
 from .settings import settings
-from .sources import CARDS, SHORT, TWINS, DataError, read_hub, read_source
-from .splits import IMAGE_SUFFIXES, Dataset, encode_labels, is_missing
+from .sources import CARDS, SHORT, TWINS, DataError, check_profile, read_hub, read_source, user_path
+from .splits import IMAGE_SUFFIXES, Dataset, encode_labels, is_missing, _content
 
 # %% ../nbs/1_foundations/06_data.ipynb #a499e33e
 _all_ = ["Dataset", "DataError"]  # so that all of it comes from one place: from tl_nb.data import Dataset
+
+# %% ../nbs/1_foundations/06_data.ipynb #6a1bbfe4
+def _copies(items, parts):
+    "{position: position of its copy} of the items that are also in a later part: train, then valid, then test."
+    order, first, keys = ("train", "valid", "test"), {}, [_content(x) for x in items]
+    for i in sorted(range(len(items)), key=lambda i: -order.index(parts[i])): first.setdefault(keys[i], i)
+    return {i: j for i, key in enumerate(keys) if parts[j := first[key]] != parts[i]}
+
+# %% ../nbs/1_foundations/06_data.ipynb #062c8964
+def _without_copies(raw, on_error, name):
+    "The contents of a hub set without copies across its parts, and the list of those, or a `DataError`."
+    if raw.official is None: return raw, []
+    item = lambda i: f"{raw.official[i]} item {i - np.flatnonzero(raw.official == raw.official[i])[0]}"
+    copies = _copies(raw.items, raw.official.tolist())
+    skipped = _settle([(item(i), f"the same as {item(j)}") for i, j in copies.items()], on_error, name)
+    keep = np.array([i for i in range(len(raw.items)) if i not in copies])
+    items = [raw.items[i] for i in keep]
+    return replace(raw, items=items, labels=raw.labels[keep], official=raw.official[keep]), skipped
 
 # %% ../nbs/1_foundations/06_data.ipynb #749ea6a1
 def _official_split(raw, ds, valid, seed):
@@ -33,20 +52,28 @@ def _official_split(raw, ds, valid, seed):
     return replace(ds, splits={p: splits["train"][at] for p, at in inner.items()} | {"test": splits["test"]})
 
 # %% ../nbs/1_foundations/06_data.ipynb #aa97058a
+def _is_hub(name):
+    "Whether a name is one of the hub, or a path."
+    return name in SHORT or any(c in name for c in "/\\~") or bool(name) and user_path(name).exists()
+
+# %% ../nbs/1_foundations/06_data.ipynb #d39cb7ba
 def load_data(name: str,  # of `CARDS`, 'owner/name' of the Hugging Face hub, or a local folder in its format
               *, seed: int | None = None,  # of the split; None takes the one of the settings
               valid: float = 0.2, test: float = 0.2,  # shares
               official: bool = False,  # the publishers' own parts instead of drawn ones
               profile: str | None = None,  # 'embedded' or 'hub'; None takes the one of the settings
+              on_error: str = "raise",  # or 'skip': leave out what is also in a later official part of a hub set
               **columns,  # text=, image=, label=, config=, limit= of `read_hub`
               ) -> Dataset:
     "A data set, split. Raises `DataError` for an unknown name, `OfflineError` when it would need a network."
-    name, hub = str(name), (profile or settings.profile) == "hub"
-    if (hub and name in TWINS) or name in SHORT or name not in CARDS and ("/" in name or Path(name).is_dir()):
-        raw, card = read_hub(TWINS.get(name) or SHORT.get(name) or name, **columns)
+    check_profile(profile)
+    name, profile, skipped = str(name), profile or settings.profile, []
+    if name not in CARDS and _is_hub(name) or profile == "hub" and name in TWINS:
+        raw, card = read_hub(TWINS.get(name) or SHORT.get(name) or name, profile=profile, **columns)
+        if official: raw, skipped = _without_copies(raw, on_error, card.name)
     elif columns: raise DataError(f"{', '.join(columns)}: only for data of the hub, not for {name!r}.")
     else: raw, card = read_source(name), CARDS.get(name)
-    ds = Dataset(raw.items, raw.labels, raw.classes, card.kind, card.name, raw.groups, card)
+    ds = Dataset(raw.items, raw.labels, raw.classes, card.kind, card.name, raw.groups, card, skipped=skipped)
     return _official_split(raw, ds, valid, seed) if official else ds.split(valid, test, seed)
 
 # %% ../nbs/1_foundations/06_data.ipynb #c1463205
@@ -62,18 +89,28 @@ def _rgb(im):
     return im.convert("RGB")
 
 # %% ../nbs/1_foundations/06_data.ipynb #66b130ac
+def _to_8_bits(a):
+    "Numbers as uint8. 16 bits count as meant if a quarter of their range is used, so that nothing turns black unseen."
+    low, high = float(a.min()), float(a.max())
+    if a.dtype == np.uint8: return a
+    if a.dtype == bool or a.dtype.kind == "f" and 0 <= low and high <= 1: return np.rint(a * 255.0).astype(np.uint8)
+    if not (0 <= low and high <= 65535):
+        raise DataError(f"pixels from {low:g} to {high:g}: expected 0 to 1, 0 to 255, or 0 to 65535.")
+    if high >= 2**14: return (a / 257).astype(np.uint8)
+    if high > 255 or a.dtype == np.uint16 and high > 0:
+        raise DataError(f"pixels up to {high:g} only, in 16 bits: scale them to 0-255 (uint8) or to 0-65535 first, by "
+                        "the range of the device")
+    return a.astype(np.uint8)
+
+# %% ../nbs/1_foundations/06_data.ipynb #76961e01
 def _rgb_array(a):
     from PIL import Image
 
     if a.ndim == 3 and a.shape[2] == 1: a = a[:, :, 0]
     if not (a.ndim == 2 or a.ndim == 3 and a.shape[2] in (3, 4)) or 0 in a.shape:
         raise DataError(f"an array of shape {a.shape} is not an image: (h, w), (h, w, 3) or (h, w, 4) is.")
-    low, high = (float(a.min()), float(a.max())) if a.dtype != bool else (0, 1)
-    if a.dtype == bool or a.dtype.kind == "f" and 0 <= low and high <= 1: a = np.rint(a * 255.0)
-    elif a.dtype == np.uint16 or a.dtype != np.uint8 and low >= 0 and 255 < high <= 65535: a = a / 257
-    elif not (0 <= low and high <= 255):
-        raise DataError(f"pixels from {low:g} to {high:g}: expected 0 to 1, 0 to 255, or 0 to 65535.")
-    im = Image.fromarray(np.asarray(a).astype(np.uint8))
+    if a.dtype.kind not in "buif": raise DataError(f"an array of {a.dtype} is not an image: it holds no real numbers.")
+    im = Image.fromarray(_to_8_bits(a))
     return _rgb(im) if im.mode == "RGBA" else im.convert("RGB")
 
 # %% ../nbs/1_foundations/06_data.ipynb #de27cf6f
@@ -97,10 +134,14 @@ def open_image(item,  # a path, PIL image, array (h, w), (h, w, 3) or (h, w, 4),
 
     if isinstance(item, np.ndarray): return _rgb_array(item)
     if isinstance(item, Image.Image): return _rgb(item)
+    if not isinstance(item, (str, bytes, os.PathLike)):
+        raise DataError(f"an item of type {type(item).__name__} is not an image: a path, a PIL image, a NumPy "
+                        "array, or the bytes of an image file is.")
     name = "an image in memory" if isinstance(item, bytes) else str(item)
     try: return _decode(io.BytesIO(item) if isinstance(item, bytes) else item)
     except FileNotFoundError as e: raise DataError(f"{name}: no such file.") from e
     except Image.UnidentifiedImageError as e: raise DataError(f"{name}: not an image that PIL can read.") from e
+    except DataError as e: raise DataError(f"{name}: {e}") from e
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as e:
         raise DataError(f"{name}: not a whole image: {e}.") from e
 
@@ -132,6 +173,7 @@ def _short(error, path): return str(error).removeprefix(f"{path}: ").rstrip(".")
 # %% ../nbs/1_foundations/06_data.ipynb #871cc306
 def _decode_text(data, encoding, name):
     "Bytes as text; a wrong encoding names the file, the place and an encoding that fits."
+    if not isinstance(encoding, str): raise DataError(f"encoding = {encoding!r}: a name such as 'utf-8' is needed.")
     try: return data.decode("utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding)
     except LookupError as e: raise DataError(f"{name}: no encoding {encoding!r} is known.") from e
     except UnicodeError as e:
@@ -193,31 +235,55 @@ _PART_NAMES = {"train": "train", "training": "train", "valid": "valid", "val": "
 
 # %% ../nbs/1_foundations/06_data.ipynb #11cbd0b5
 def _parts_of(path):
-    "{part: folder}, where the folder has train and test (or valid) with class folders inside; else {None: path}."
-    folders = {_PART_NAMES.get(p.name.lower()): p for p in _class_folders(path)}
-    if len(folders) > 1 and "train" in folders and None not in folders and all(_folders(p) for p in folders.values()):
-        return folders
-    return {None: path}
+    "{part: folder} of train, valid and test with class folders inside; else {None: path}. `DataError` if half so."
+    parts = {f: _PART_NAMES.get(f.name.lower()) for f in _class_folders(path)}
+    nested = {p: f for f, p in parts.items() if p and _folders(f)}
+    if not nested: return {None: path}
+    if "train" in nested and len(parts) == len(nested) > 1: return nested
+    found = ", ".join(f"{f.name}/" + (" with class folders" if p and _folders(f) else "") for f, p in parts.items())
+    raise DataError(f"{path}: it has {found}. Parts are train/ and test/, and valid/ if you like: each of them once, "
+                    "with class folders inside, and no other folder beside them. Join, remove or rename; or read one "
+                    f"part by its own path, such as {next(iter(nested.values())).name}/. A class called like a part "
+                    "holds its files directly.")
 
 # %% ../nbs/1_foundations/06_data.ipynb #dc8b5dce
+def _astray(root, parts, kind):
+    "The problems [(name, reason)] with files beside the class folders, and with links that lead to no file."
+    suffixes, name = IMAGE_SUFFIXES if kind == "image" else {".txt"}, lambda p: p.relative_to(root).as_posix()
+    found = [(name(p), "outside of the class folders") for base in dict.fromkeys([root, *parts.values()])
+             for p in sorted(base.iterdir()) if p.is_file() and p.suffix.lower() in suffixes and not _hidden(p, root)]
+    bases = [root, *(folder for base in parts.values() for folder in _class_folders(base))]
+    links = [p for base in bases for p in sorted(base.iterdir() if base == root else base.rglob("*"))
+             if p.is_symlink() and not p.is_file() and not _hidden(p, root)]
+    links = [p for p in links if p.parent != root or not p.exists()]  # a class folder may be a link
+    why = lambda p: "a link to a folder, which is not followed" if p.exists() else "a link that leads nowhere"
+    return found + [(name(p), why(p)) for p in links]
+
+# %% ../nbs/1_foundations/06_data.ipynb #ab0e57e8
 def _collect(root, parts, kind, encoding):
-    "[(item, class, part)] and the problems [(name, reason)] of all files in class folders."
+    "[(item, class, part, file)] and the problems [(name, reason)] of all files in class folders."
     from tqdm import tqdm
 
     plan = [(f, folder.name, part) for part, base in parts.items() for folder in _class_folders(base)
             for f in _files(folder, root)]
     kind = kind or _infer_kind([f for f, *_ in plan], root)
-    rows, problems = [], [(p.relative_to(root).as_posix(), "outside of the class folders") for p in root.iterdir()
-                          if p.is_file() and p.suffix.lower() in (IMAGE_SUFFIXES if kind == "image" else {".txt"})]
+    rows, problems = [], _astray(root, parts, kind)
     for path, label, part in tqdm(plan, "checking files", delay=1, leave=False):
-        try: rows.append((_read_item(path, kind, encoding), label, part))
+        try: rows.append((_read_item(path, kind, encoding), label, part, path.relative_to(root).as_posix()))
         except (DataError, OSError) as e: problems.append((path.relative_to(root).as_posix(), _short(e, path)))
-    full = {label for _, label, _ in rows}
+    full = {label for _, label, *_ in rows}
     problems += [(f"{f.name}/", "a class without a usable item") for f in _class_folders(next(iter(parts.values())))
                  if f.name not in full]
     return kind, rows, problems
 
-# %% ../nbs/1_foundations/06_data.ipynb #ab0e57e8
+# %% ../nbs/1_foundations/06_data.ipynb #74f04d7a
+def _unique_rows(rows):
+    "The rows without copies across parts, and the list of those."
+    copies = _copies([item for item, *_ in rows], [part for *_, part, _ in rows])
+    return ([row for i, row in enumerate(rows) if i not in copies],
+            [(rows[i][-1], f"the same as {rows[j][-1]}") for i, j in copies.items()])
+
+# %% ../nbs/1_foundations/06_data.ipynb #137499e5
 def from_folder(path: str | Path,  # a folder with a folder for each class; or train, valid, test with those inside
                 *, kind: str | None = None,  # 'image' or 'text' (.txt); None: what most files are
                 on_error: str = "raise",  # or 'skip': go on without the bad items, and list them in `.skipped`
@@ -225,28 +291,54 @@ def from_folder(path: str | Path,  # a folder with a folder for each class; or t
                 ) -> Dataset:
     "A data set of the files in class folders, each checked; hidden files are ignored. Raises `DataError`."
     if kind not in (None, "image", "text"): raise DataError(f"kind = {kind!r}: 'image' or 'text'.")
-    path = Path(path).expanduser()
+    path = user_path(path)
     parts = _parts_of(path)
     kind, rows, problems = _collect(path, parts, kind, encoding)
-    skipped = _settle(problems, on_error, path)
+    rows, copies = _unique_rows(rows) if len(parts) > 1 else (rows, [])
+    skipped = _settle(problems + copies, on_error, path)
     if not rows: raise DataError(f"{path}: none of the files can be used. The first: {': '.join(problems[0])}.")
-    items, labels, part = zip(*rows)
+    items, labels, part, _ = zip(*rows)
     ds = replace(Dataset.from_items(items, labels, kind=kind, domain=path.resolve().name), skipped=skipped)
     return replace(ds, splits={p: np.flatnonzero(np.array(part) == p) for p in parts if p})
 
 # %% ../nbs/1_foundations/06_data.ipynb #a8d4924f
+_PACKED = {b"PK\x03\x04": "a zip or xlsx file", b"\x1f\x8b": "a gzip file", b"\xd0\xcf\x11\xe0": "an xls file",
+           b"PAR1": "a parquet file", b"%PDF": "a PDF"}
+
+
+def _check_plain(data, path):
+    for start, what in _PACKED.items():
+        if data.startswith(start): raise DataError(f"{path}: {what}, not a CSV. Export or unpack it as CSV.")
+
+# %% ../nbs/1_foundations/06_data.ipynb #005330c4
+def _parse_table(text, path, delimiter):
+    "(columns, [(line number, {column: value})]). A field may be as long as the file."
+    head, rows, limit = text.lstrip("\r\n").split("\n", 1)[0], [], csv.field_size_limit(len(text) + 1)
+    delimiter = max(",;\t|", key=head.count) if delimiter is None else delimiter
+    try:
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        for row in reader: rows.append((reader.line_num, row))
+        return list(reader.fieldnames), rows
+    except csv.Error as e:
+        raise DataError(f"{path}: the row at line {rows[-1][0] + 1 if rows else 2} is not CSV: {e}. Is a quote open, "
+                        "or not doubled inside a quoted field?") from e
+    finally: csv.field_size_limit(limit)
+
+# %% ../nbs/1_foundations/06_data.ipynb #bd13534d
 def _read_table(path, encoding, delimiter):
     "(columns, [(line number, {column: value})])"
     if not path.exists(): raise DataError(f"{path}: no such file.")
     if path.is_dir(): raise DataError(f"{path}: a folder, not a CSV file. For class folders there is from_folder.")
-    text = _decode_text(path.read_bytes(), encoding, path)
+    data = path.read_bytes()
+    _check_plain(data, path)
+    text = _decode_text(data, encoding, path)
     if not text.strip(): raise DataError(f"{path}: the file is empty. The first line must name the columns.")
-    head = text.lstrip("\r\n").split("\n", 1)[0]
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter or max(",;\t|", key=head.count))
-    try: rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as e: raise DataError(f"{path}: line {reader.line_num} is not CSV: {e}.") from e
+    columns, rows = _parse_table(text, path, delimiter)
     if not rows: raise DataError(f"{path}: a header, and no rows.")
-    return [c for c in reader.fieldnames], rows
+    if twice := [c for i, c in enumerate(columns) if c and c in columns[:i]]:
+        raise DataError(f"{path}: the header names the column {', '.join(map(repr, dict.fromkeys(twice)))} more than "
+                        "once. Rename or remove one of them.")
+    return columns, rows
 
 # %% ../nbs/1_foundations/06_data.ipynb #141d18d9
 def _need(path, columns, wanted):
@@ -277,7 +369,10 @@ def from_csv(path: str | Path,  # its first line names the columns
              encoding: str = "utf-8", delimiter: str | None = None,  # None: the most frequent of , ; tab | in line 1
              ) -> Dataset:
     "A data set from the rows of a CSV, each checked. Raises `DataError`, with line numbers."
-    path = Path(path).expanduser()
+    path = user_path(path)
+    if label is None: raise DataError("label = None: name the column of the labels.")
+    if delimiter is not None and (not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '\r\n" '):
+        raise DataError(f"delimiter = {delimiter!r}: one character is needed, such as ';'.")
     if text and image: raise DataError("text= and image=: an item is one or the other.")
     columns, table = _read_table(path, encoding, delimiter)
     content, kind = (image, "image") if image else (text or "text", "text")

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['CARDS', 'TWINS', 'SHORT', 'DataError', 'DataCard', 'RawData', 'strip_boxes', 'read_source', 'find_columns',
-           'read_hub']
+           'user_path', 'check_profile', 'read_hub']
 
 # %% ../nbs/1_foundations/04_sources.ipynb #be69b294
 import gzip
 import html
+import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -312,33 +314,64 @@ def find_columns(features: dict,  # column -> type, as of a Hugging Face data se
                              types, name), label
 
 # %% ../nbs/1_foundations/04_sources.ipynb #9f597f37
-def _hub_folder(repo):
+def user_path(path: str | Path) -> Path:
+    "`path` with ~ filled in. Raises `DataError` for what cannot be one, such as a text that is too long."
+    try:
+        found = Path(path).expanduser()
+        found.exists()
+    except (OSError, TypeError, ValueError, RuntimeError) as e:
+        raise DataError(f"{str(path)[:60]!r} cannot be used as a path: {getattr(e, 'strerror', None) or e}.") from e
+    return found
+
+# %% ../nbs/1_foundations/04_sources.ipynb #33e44554
+def _looks_like_path(name): return name.startswith((".", "/", "~")) or "\\" in name or name.count("/") > 1
+
+# %% ../nbs/1_foundations/04_sources.ipynb #46330aad
+def _check_folder(repo):
+    if user_path(repo).is_file(): raise DataError(f"{repo}: a file, not a folder. For a CSV there is from_csv.")
+    if isinstance(repo, Path) or _looks_like_path(repo): raise DataError(f"{repo}: no such folder. Check the path.")
+
+# %% ../nbs/1_foundations/04_sources.ipynb #d8ba5491
+def check_profile(profile: str | None) -> str:
+    "`profile`, or that of the settings if it is None. Raises `DataError` for one that does not exist."
+    if profile in (None, "embedded", "hub"): return profile or settings.profile
+    raise DataError(f"profile = {profile!r}: 'embedded' or 'hub'.")
+
+# %% ../nbs/1_foundations/04_sources.ipynb #77d8a2ef
+def _unreachable(repo, profile):
+    why = ("the profile is embedded, which uses no network" if profile == "embedded"
+           else "the Hugging Face hub could not be reached")
+    near = [name for name, twin in TWINS.items() if twin == repo] or list(CARDS)
+    return OfflineError(
+        f"{repo!r} is no folder here, its data set is not in the cache, and {why}. Two ways out: load it once with a "
+        "network and profile = hub in settings.ini (or TL_NB_PROFILE=hub), after which the cache has it; or use data "
+        f"that are here: {', '.join(near)}.")
+
+# %% ../nbs/1_foundations/04_sources.ipynb #4611b18d
+def _hub_folder(repo, profile):
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(repo, repo_type="dataset", cache_dir=settings.cache / "hub"))
+        return Path(snapshot_download(repo, repo_type="dataset", cache_dir=settings.cache / "hub",
+                                      local_files_only=profile == "embedded"))
     except (RepositoryNotFoundError, HFValidationError) as e:
         raise DataError(f"no data set {repo!r} on the Hugging Face hub, or it is private. Check the name; for a "
                         "private one, log in with `hf auth login`.") from e
-    except (LocalEntryNotFoundError, OSError) as e:  # not cached, and no connection
-        raise OfflineError(f"the Hugging Face data set {repo!r} is not in the cache, and the hub cannot be reached. "
-                           "Either connect to the network once, and it is kept; or set profile = embedded in "
-                           "settings.ini, and work with the data that came with the course.") from e
+    except (LocalEntryNotFoundError, OSError) as e: raise _unreachable(repo, profile) from e
 
-# %% ../nbs/1_foundations/04_sources.ipynb #33e44554
-def _hub_parts(repo, config):
-    "{split: Hugging Face Dataset} of a repository or of a local folder."
+# %% ../nbs/1_foundations/04_sources.ipynb #45078f63
+def _load_parts(folder, config, cache, name):
+    "{split: Hugging Face Dataset} of a folder. What is prepared goes to the folder `cache`."
     try: import datasets
     except ImportError as e:
         raise DataError("Hugging Face data need the package datasets: pip install 'tl_nb[hub]'.") from e
-    folder = Path(repo) if Path(repo).is_dir() else _hub_folder(str(repo))
     try:
         if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
             found = datasets.load_from_disk(str(folder))
-        else: found = datasets.load_dataset(str(folder), config, cache_dir=str(settings.cache / "datasets"))
+        else: found = datasets.load_dataset(str(folder), config, cache_dir=str(cache))
     except (ValueError, OSError, RuntimeError, datasets.exceptions.DatasetsError) as e:
-        raise DataError(f"{repo}: cannot be read as a Hugging Face data set: {e}") from e
+        raise DataError(f"{name}: cannot be read as a Hugging Face data set: {e}") from e
     return dict(found) if isinstance(found, dict) else {"train": found}
 
 # %% ../nbs/1_foundations/04_sources.ipynb #ed03e9f5
@@ -357,20 +390,41 @@ def _hub_rows(part, kind, content, label):
     return items, labels
 
 # %% ../nbs/1_foundations/04_sources.ipynb #e13e49bd
+def _workspace(local):
+    "A context that gives the folder for what is prepared: of its own for a local set, and removed at the end."
+    if not local: return nullcontext(settings.cache / "datasets")
+    settings.cache.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix="reading-", dir=settings.cache, ignore_cleanup_errors=True)
+
+# %% ../nbs/1_foundations/04_sources.ipynb #99ba614c
 def read_hub(repo: str | Path,  # 'owner/name', or a local folder in a Hugging Face format
              *, text: str | None = None, image: str | None = None, label: str | None = None,  # columns; None: found
              config: str | None = None,  # for a data set that has several
              limit: int | None = None,  # at most so many items of each part, drawn with the seed of the settings
+             profile: str | None = None,  # 'embedded': from the cache only; 'hub'; None takes the one of the settings
              ) -> tuple:
     "(RawData, DataCard). Raises `DataError` for what cannot be used, `OfflineError` without network and cache."
-    parts, name = _hub_parts(repo, config), Path(repo).name if Path(repo).is_dir() else str(repo)
+    profile, local = check_profile(profile), user_path(repo).is_dir()
+    if not local: _check_folder(repo)
+    folder = user_path(repo) if local else _hub_folder(repo, profile)
+    with _workspace(local) as cache:
+        parts = _load_parts(folder, config, cache, repo)
+        return _read_parts(parts, folder.resolve().name if local else repo, limit, text=text, image=image, label=label)
+
+# %% ../nbs/1_foundations/04_sources.ipynb #aa8c0f91
+def _read_parts(parts, name, limit, **columns):
     features = next(iter(parts.values())).features
-    kind, content, label = find_columns(features, text=text, image=image, label=label, name=name)
-    draw = lambda p: p if limit is None or len(p) <= limit else p.shuffle(seed=settings.seed).select(range(limit))
-    found = {s: rows for s, p in parts.items() if (rows := _hub_rows(draw(p), kind, content, label))}
+    kind, content, label = find_columns(features, name=name, **columns)
+    found = {s: rows for s, p in parts.items() if (rows := _hub_rows(_drawn(p, limit), kind, content, label))}
     if not found: raise DataError(f"{name}: no split has labels in the column {label!r}.")
     raw = _hub_raw(found, features[label], name, label)
     return raw, _hub_card(name, kind, raw, parts, set(parts) - set(found))
+
+# %% ../nbs/1_foundations/04_sources.ipynb #86d28546
+def _drawn(part, limit):
+    "At most `limit` rows. In memory: the order drawn is not written beside the data."
+    if limit is None or len(part) <= limit: return part
+    return part.shuffle(seed=settings.seed, keep_in_memory=True).select(range(limit))
 
 # %% ../nbs/1_foundations/04_sources.ipynb #a3ccd64d
 def _hub_raw(found, feature, name, label):

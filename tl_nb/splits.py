@@ -32,17 +32,40 @@ class Dataset:
     skipped: list = field(default_factory=list)  # (item, reason), with on_error='skip'
 
     def __post_init__(self):
-        self.items, self.labels = list(self.items), np.asarray(self.labels, dtype=np.int64)
-        self.classes, self.groups = list(self.classes), None if self.groups is None else np.asarray(self.groups)
+        self.items, self.labels, self.classes = list(self.items), _positions(self.labels), list(self.classes)
+        self.groups = None if self.groups is None else _checked_groups(self.groups)
         if self.labels.shape != (len(self.items),) or self.groups is not None and len(self.groups) != len(self.items):
             groups = f", {len(self.groups)} groups" if self.groups is not None else ""
             raise DataError(f"{len(self.items)} items, labels of shape {self.labels.shape}{groups}: one of each.")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.classes):
-            raise DataError(f"labels go from {self.labels.min()} to {self.labels.max()}, but there are "
-                            f"{len(self.classes)} classes. Labels are positions in `classes`; Dataset.from_items takes "
-                            "class names.")
+        _check_classes(self.labels, self.classes)
 
     def __len__(self): return len(self.items)
+
+
+
+# %% ../nbs/1_foundations/05_splits.ipynb #caa6c09d
+def _positions(labels):
+    "Labels as integers (n,), or a `DataError`: a fraction or a name is not rounded or guessed."
+    labels = np.asarray(labels)
+    whole = labels.dtype.kind in "bui" or labels.dtype.kind == "f" and (labels == np.rint(labels)).all()
+    if whole: return labels.astype(np.int64)
+    raise DataError("labels are whole numbers, positions in `classes`. For class names there is Dataset.from_items.")
+
+# %% ../nbs/1_foundations/05_splits.ipynb #857ac6ce
+def _checked_groups(groups):
+    groups = np.asarray(groups)
+    if groups.ndim != 1: raise DataError(f"groups of shape {groups.shape}: one name or number an item is needed.")
+    if bad := [i for i, g in enumerate(groups.tolist()) if is_missing(g)]:
+        raise DataError(f"{len(bad)} items have no group: item {_some(bad)}. Name their groups, or leave them out.")
+    return groups
+
+# %% ../nbs/1_foundations/05_splits.ipynb #e24b39d9
+def _check_classes(labels, classes):
+    if twice := [c for i, c in enumerate(classes) if c in classes[:i]]:
+        raise DataError(f"the class {twice[0]!r} is in `classes` more than once.")
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(classes):
+        raise DataError(f"labels go from {labels.min()} to {labels.max()}, but there are {len(classes)} classes. "
+                        "Labels are positions in `classes`; Dataset.from_items takes class names.")
 
 # %% ../nbs/1_foundations/05_splits.ipynb #e8922f32
 @patch
@@ -68,14 +91,16 @@ def counts(self: Dataset) -> dict:
 
 # %% ../nbs/1_foundations/05_splits.ipynb #58a4c2cd
 def _plain(label):
-    "A NumPy scalar as a Python one, and a whole number written as a float (pandas does it) as an int."
-    label = label.item() if isinstance(label, np.generic) else label
+    "A scalar of an array as a Python one, and a whole number written as a float (pandas does it) as an int."
+    label = label.item() if getattr(label, "ndim", None) == 0 else label  # of NumPy or PyTorch
     return int(label) if isinstance(label, float) and label.is_integer() else label
 
 # %% ../nbs/1_foundations/05_splits.ipynb #784dc9af
 def is_missing(label) -> bool:
-    "Whether a label is None, NaN or empty."
-    return label is None or label != label or (isinstance(label, str) and label.strip().lower() in ("", "nan"))
+    "Whether a label is None, NaN, pandas' NA or empty."
+    if isinstance(label, str): return label.strip().lower() in ("", "nan")
+    try: return label is None or bool(label != label)
+    except (TypeError, ValueError): return type(label).__name__ == "NAType"  # NA has no truth value, nor has an array
 
 # %% ../nbs/1_foundations/05_splits.ipynb #027c282f
 def _same(label):
@@ -98,6 +123,9 @@ def encode_labels(labels: list,  # a class name an item
     labels = [_plain(y) for y in labels]
     if bad := [where(i) for i, y in enumerate(labels) if is_missing(y)]:
         raise DataError(f"{len(bad)} labels are missing: {_some(bad)}. Label these items, or leave them out.")
+    if bad := [i for i, y in enumerate(labels) if getattr(y, "__hash__", None) is None or isinstance(y, tuple)]:
+        raise DataError(f"the label of {where(bad[0])} is a {type(labels[bad[0]]).__name__}: a label is one class "
+                        "name. For one-hot rows, use the position of the 1 (numpy.argmax).")
     first = {}
     for i, y in enumerate(labels): first.setdefault((type(y).__name__, y), i)
     if amounts := [y for kind, y in first if kind == "float"]:
@@ -135,20 +163,34 @@ def _kind_of(items):
     return "text" if all(texts) and not all(Path(x).suffix.lower() in IMAGE_SUFFIXES for x in items) else "image"
 
 # %% ../nbs/1_foundations/05_splits.ipynb #1a0d9e12
+def _empty_texts(items, on_error):
+    "The positions of empty texts, to be skipped; or a `DataError` that names them."
+    if on_error not in ("raise", "skip"): raise DataError(f"on_error = {on_error!r}: 'raise' or 'skip'.")
+    bad = [i for i, x in enumerate(items) if not isinstance(x, str) or not x.strip()]
+    if not bad or on_error == "skip": return set(bad)
+    raise DataError(f"{len(bad)} texts are empty: item {_some(bad)}. Leave them out, or pass on_error='skip'.")
+
+# %% ../nbs/1_foundations/05_splits.ipynb #26254c51
 @patch(cls_method=True)
 def from_items(cls: Dataset, items: list,  # texts, or images: paths, PIL, arrays, bytes
                labels: list,  # a class name (text or whole number) an item
                *, kind: str | None = None,  # 'text' or 'image'; None: by the items
                groups: list | None = None, domain: str = "",
+               on_error: str = "raise",  # or 'skip': go on without empty texts, and list them in `.skipped`
                ) -> Dataset:
     "A data set from two lists. Raises `DataError` for labels that are missing, mixed or spelt in two ways."
     items = list(items)
     if not items: raise DataError("no items: a data set needs at least one.")
     if len(items) != len(labels): raise DataError(f"{len(items)} items, but {len(labels)} labels: one label an item.")
+    if groups is not None and len(groups) != len(items): raise DataError(f"{len(items)} items, {len(groups)} groups.")
     kind = kind or _kind_of(items)
-    if kind == "text" and (bad := [i for i, x in enumerate(items) if not str(x).strip()]):
-        raise DataError(f"{len(bad)} texts are empty: item {_some(bad)}. Leave them out.")
-    return cls(items, *encode_labels(labels), kind=kind, groups=groups, domain=domain)
+    bad = _empty_texts(items, on_error) if kind == "text" else []
+    keep = [i for i in range(len(items)) if i not in bad]
+    if not keep: raise DataError("all texts are empty: nothing is left.")
+    pick = lambda values: None if values is None else [values[i] for i in keep]
+    labels, classes = encode_labels(pick(list(labels)), lambda i: f"item {keep[i]}")
+    return cls(pick(items), labels, classes, kind, domain, pick(None if groups is None else list(groups)),
+               skipped=[(f"item {i}", "empty text") for i in sorted(bad)])
 
 # %% ../nbs/1_foundations/05_splits.ipynb #14efc78b
 def _place(counts, target, order):
@@ -237,14 +279,22 @@ def _check_enough(self, units, parts):
                             "(valid=0).")
 
 # %% ../nbs/1_foundations/05_splits.ipynb #31c8645c
+def _seed(seed):
+    "The seed, or that of the settings if it is None."
+    if seed is None: return settings.seed
+    if isinstance(seed, (int, np.integer)) and seed >= 0: return int(seed)
+    raise DataError(f"seed = {seed!r}: a whole number, 0 or larger, is needed.")
+
+# %% ../nbs/1_foundations/05_splits.ipynb #115f8e06
 @patch
 def split(self: Dataset, valid: float = 0.2, test: float = 0.2,  # shares; 0 for none
           seed: int | None = None,  # None takes the seed of the settings
           ) -> Dataset:
     "With `.train`, `.valid`, `.test`: stratified, grouped, the same for a seed. Raises `DataError` if impossible."
+    if not len(self): raise DataError("no items: there is nothing to split.")
     parts, units = _check_shares(valid, test), _units(self)
     _check_enough(self, units, parts)
-    place = _deal(self.labels, units, np.array(list(parts.values())), settings.seed if seed is None else seed)
+    place = _deal(self.labels, units, np.array(list(parts.values())), _seed(seed))
     if place is None:
         raise DataError(f"the {len(set(units.tolist()))} groups cannot be dealt so that every part has every class: "
                         "some groups are too large, or hold classes that others lack. Ask for fewer parts (valid=0), "
@@ -303,12 +353,13 @@ def few_shot(self: Dataset, k: int,  # items of each class
              seed: int | None = None,  # None takes the seed of the settings
              ) -> Dataset:
     "`k` items of each class, from the training part if there is one. Raises `DataError` if a class has fewer."
+    if not isinstance(k, (int, np.integer)): raise DataError(f"few_shot({k!r}): a whole number of items is needed.")
     pool = self.train if self.splits else self
     short = {c: n for c, n in pool.counts().items() if n < k}
     if k < 1 or short:
         why = f"class {min(short, key=short.get)!r} has only {min(short.values())}" if short else "ask for 1 or more"
         raise DataError(f"few_shot({k}): {why}" + (" in the training part." if short and self.splits else "."))
-    rng = np.random.default_rng(settings.seed if seed is None else seed)
+    rng = np.random.default_rng(_seed(seed))
     chosen = [rng.permutation(np.flatnonzero(pool.labels == c))[:k] for c in range(len(pool.classes))]
     return pool[np.stack(chosen, axis=1).ravel()]  # one of each class after the other
 
