@@ -430,12 +430,13 @@ def profile(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("which", ["embedded", "hub"])
 @pytest.mark.parametrize("name,repo", [("bert-base-uncased", "bert-base-uncased"), ("someone/model", "someone/model"),
-                                       ("resnet50", "timm/resnet50.a1_in1k")])
+                                       ("resnet50", "timm/resnet50.a1_in1k"),
+                                       ("hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k")])
 def test_offline_names_repository_and_two_ways_out(profile, which, name, repo):
     profile(which)
     with pytest.raises(BackboneError) as e: load_backbone(name)
     said = str(e.value)
-    assert repo in said and "profile = hub" in said and "minilm-l6" in said
+    assert said.startswith(repo) and "profile = hub" in said and "minilm-l6" in said
 
 
 def put_in_hub_cache(cache, repo, folder):
@@ -459,6 +460,11 @@ def test_hub_cache_works_without_network(profile, saved, which):
     put_in_hub_cache(profile(which), "owner/small-bert", saved["bert"])
     bb = load_backbone("owner/small-bert")
     assert bb.name == "owner/small-bert" and bb.fingerprint == load_backbone(saved["bert"]).fingerprint
+
+
+def test_timms_way_of_naming_a_repository(profile, saved):
+    put_in_hub_cache(profile("embedded"), "owner/small-bert", saved["bert"])
+    assert load_backbone("hf-hub:owner/small-bert").fingerprint == load_backbone("owner/small-bert").fingerprint
 
 
 def test_tampered_hub_file(profile, saved):
@@ -542,3 +548,9 @@ def test_seed_and_numpy_untouched(saved):
     torch.manual_seed(3); np.random.seed(3)
     load_backbone(saved["bert"])
     assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_transform_refuses_a_thin_image():
+    bb = image_backbone("resnet18")
+    with pytest.raises(BackboneError, match="1 x 101 pixels"): bb.transform(Image.new("RGB", (1, 101)))
+    assert bb.transform(Image.new("RGB", (1, 100))).shape[0] == 3

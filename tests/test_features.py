@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import tl_nb.embedding as E
+import tl_nb.features as F
 from tl_nb.assets import fetch
 from tl_nb.backbones import _timm_backbone, freeze, load_backbone, unfreeze
 from tl_nb.data import DataError, Dataset, load_data
@@ -396,7 +397,7 @@ def test_honest_when_transfer_loses():
 
 def made_up(transfer, other):
     return Prototype(None, ["a", "b"], None, {"transfer": np.array(transfer), "TF-IDF": np.array(other),
-                                               "majority": np.full(len(other), 0.5)}, "TF-IDF", 5, 10, 1.0)
+                                               "majority": np.full(len(other), 0.5)}, "TF-IDF", 5, 50, 1.0)
 
 
 def test_verdicts():
@@ -423,6 +424,9 @@ def test_skipped_images_are_reported(lite0, tmp_path):
     ([], [], "no items|empty|None"),
     (["a", "b", "c", "d"], ["x", "x", "", "y"], "label"),
     ("a text", None, "no folder or file"),
+    ("long text " * 999, None, "Expected is the path"),
+    ("", None, "no folder or file"),
+    (["same"] * 3 + ["other"] * 3, [0] * 3 + [1] * 3, "identical"),
 ])
 def test_unusable_data(items, labels, why):
     with pytest.raises(ValueError, match=why): prototype(items, labels)
@@ -444,4 +448,128 @@ def test_wrong_backbone_and_parameters(reviews, lite0):
 def test_small_classes_work(minilm):
     p = prototype(["good film", "good plot", "bad film", "bad plot"], [1, 1, 0, 0], backbone=minilm)
     assert p.folds == 2 and len(p.predict(["bad"])) == 1
-    assert repr(p)
+    assert repr(p) and p.too_few
+
+
+# ---- prototype: copies, and too few items
+
+def made_up_embed(backbone, items, on_error="raise", **kw):
+    "Features that depend on the item alone, and mean nothing."
+    seeds = [sum(ord(c) * 31 ** i for i, c in enumerate(str(item))) % 2 ** 32 for item in getattr(items, "items", items)]
+    X = np.stack([np.random.default_rng(s).normal(size=24) for s in seeds])
+    return (X, []) if on_error == "skip" else X
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(F, "embed", made_up_embed)
+    monkeypatch.setattr(F, "C_GRID", (1.0,))
+
+
+def sentences(rng, n): return [" ".join(rng.choice(WORDS, 8)) for _ in range(n)]
+
+
+def test_copies_stay_on_one_side(quick, minilm):
+    "Random labels score at chance, however often each item is there."
+    found = []
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        a, y = sentences(rng, 15), rng.permutation([0, 1] * 7 + [0]).tolist()
+        p = prototype(a * 4, y * 4, backbone=minilm)
+        assert p.n_units == 15 and not (p.comparison.clear and p.comparison.difference.mean > 0)
+        found.append(p.score)
+    assert 0.3 < np.mean(found) < 0.6
+
+
+def test_units_in_every_fold():
+    "Copies and groups are linked: outer and inner folds never part them."
+    rng = np.random.default_rng(0)
+    items, groups = [f"t{i}" for i in rng.integers(0, 40, 120)], rng.integers(0, 90, 120)
+    data = Dataset(items, rng.integers(0, 2, 120), ["a", "b"], groups=groups)
+    units = F._together(data)
+    for i in range(120):
+        for j in range(i):
+            if items[i] == items[j] or groups[i] == groups[j]: assert units[i] == units[j]
+    alone = Dataset(["a", "b", "a", "c", "d"], [0, 1, 0, 1, 0], ["x", "y"], groups=[0, 1, 2, 2, 3])
+    assert len(set(F._together(alone))) == 3
+    copies = np.repeat(np.arange(20), 3)
+    for n in (3, 5):
+        for train, test in F._folds(np.repeat([0, 1], 30), copies, n, 0): assert not set(copies[train]) & set(copies[test])
+
+
+def test_four_items_cannot_tell(minilm):
+    p = prototype(["good", "nice", "bad", "awful"], [0, 0, 1, 1], backbone=minilm)
+    assert p.too_few and not p.comparison.clear and "Too few labelled items" in p.verdict()
+    for shown in (repr(p), p._repr_html_()): assert "beats TF-IDF (" not in shown and "[" not in shown
+    assert (p.interval.low, p.interval.high) == (0, 1)
+
+
+def test_folds_that_are_dealt_again_are_dropped():
+    outer, n = F._outer(np.array([0, 0, 1, 1]), np.arange(4), 5, 50, 0)
+    assert n == 2 and len(outer) == 4  # there are two ways to deal them
+
+
+def test_scores_without_variance_show_no_point_interval():
+    p = made_up([1.0] * 5, [0.5] * 5)
+    assert not p.too_few and "[" not in f"{p._lines()[0][1]} {p.verdict()}" and "Transfer beats" in p.verdict()
+    p.n_units = 20
+    assert p.too_few and "Too few" in p.verdict() and not p.comparison.clear
+
+
+@pytest.mark.parametrize("k", [2, 3, 5, 6, 8])
+def test_random_labels_are_rarely_clear(quick, minilm, k):
+    clear = 0
+    for draw in range(40):
+        rng = np.random.default_rng(100 * k + draw)
+        p = prototype(sentences(rng, 2 * k), rng.permutation(np.repeat([0, 1], k)), backbone=minilm)
+        clear += p.comparison.clear
+        assert p.comparison.clear == p.verdict().startswith("Transfer ")
+    assert clear <= 2
+
+
+@pytest.mark.parametrize("items", [list("😀😃😄😡😠👿"), list("abcxyz")])
+def test_texts_without_a_word(items, minilm):
+    p = prototype(items, [0, 0, 0, 1, 1, 1], backbone=minilm)
+    assert "TF-IDF" in p.scores and len(p.predict(items)) == 6
+
+
+def test_predict_can_skip(minilm):
+    p = prototype(["good film", "good plot", "bad film", "bad plot"], [1, 1, 0, 0], backbone=minilm)
+    labels, bad = p.predict(["good film", ""], on_error="skip")
+    assert labels == [1] and bad == [(1, "is an empty text")]
+    probability, bad = p.predict_proba(["", "good film"], on_error="skip")
+    assert probability.shape == (1, 2) and bad[0][0] == 0
+    assert p.predict([], on_error="skip") == ([], [])
+    with pytest.raises(FeatureError, match="Item 1 of 2"): p.predict(["good film", ""])
+
+
+def test_prototype_refuses_an_unknown_on_error(minilm):
+    with pytest.raises(FeatureError, match="on_error"): prototype(["a", "b"] * 3, [0, 1] * 3, on_error="ignore")
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_constant_images(lite0):
+    p = prototype([np.zeros((20 + i, 20, 3), np.uint8) for i in range(12)], [0, 1] * 6, backbone=lite0)
+    assert "raw pixels" in p.scores
+
+
+def test_a_lone_surrogate_is_named(minilm):
+    with pytest.raises(FeatureError, match="Item 1 of 2 has half of a character"): embed(minilm, ["a", "\ud800 a"])
+
+
+def test_no_stage_at_all(minilm):
+    with pytest.raises(FeatureError, match="one stage or more"): embed(minilm, ["a"], stage=[])
+    with pytest.raises(FeatureError, match="a list"): embed_stages(minilm, ["a"], -1)
+
+
+def test_a_model_in_half_precision_is_left_so(minilm):
+    half = copy.deepcopy(minilm)
+    half.model.half()
+    assert np.abs(embed(half, ["good film"]) - embed(minilm, ["good film"])).max() < 0.01
+    assert all(p.dtype == torch.float16 for p in half.model.parameters())
+
+
+def test_a_thin_image_is_refused(lite0, pictures):
+    with pytest.raises(FeatureError, match="Item 1 of 2 is an image of 20000 x 1 pixels"):
+        embed(lite0, [pictures[0], np.zeros((1, 20000, 3), np.uint8)])
+    assert np.isfinite(embed(lite0, [np.zeros((2, 200, 3), np.uint8)])).all()

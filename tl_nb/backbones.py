@@ -330,7 +330,8 @@ def _resolve(name):
     if Path(name).is_dir(): return _from_folder(name, Path(name).resolve().name)
     if name.startswith(("/", "./", "../", "~")): raise BackboneError(f"There is no folder {name}. Check the path.")
     if name in _OWNERLESS: return _from_hub(name, name)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", name): return _from_hub(name.removeprefix("hf-hub:"), name)
+    repo = name.removeprefix("hf-hub:")  # as timm writes it
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", repo): return _from_hub(repo, name)
     import timm
 
     published = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
@@ -339,10 +340,16 @@ def _resolve(name):
     return _from_hub(published.hf_hub_id, name)
 
 # %% ../nbs/1_foundations/08_backbones.ipynb #41307378
-def load_backbone(name=None,  # see above; None takes the one in the settings
+def load_backbone(name=None,  # embedded name, folder, 'owner/name[@revision]' or timm name; None takes the settings'
                   *, kind: str | None = None,  # 'text' or 'image': chooses when there is no name, else a check
                   ) -> Backbone:
-    "A pretrained network in evaluation mode, on the CPU, in fp32. Raises `BackboneError`."
+    """A pretrained network with its preprocessing, in evaluation mode, on the CPU, in fp32.
+
+    Embedded names come with the course and are checked by SHA-256; other names are looked up in the cache, and on the
+    Hugging Face Hub only where profile = hub. Text models read at most `.max_length` tokens; image models read what
+    `.transform` gives, (3, h, w). Raises `BackboneError` for a name nobody knows (with near ones), a repository that is
+    out of reach, a damaged or incomplete folder, and a backbone of another kind than `kind`.
+    """
     if kind not in (None, "text", "image"): raise BackboneError(f"kind = {kind!r}: allowed are 'text' and 'image'.")
     if name is None: name = settings.image_backbone if kind == "image" else settings.text_backbone
     backbone = _resolve(str(name))
@@ -380,8 +387,11 @@ def collate(self: Backbone, ids: list) -> dict:
 # %% ../nbs/1_foundations/08_backbones.ipynb #c527fcb3
 @patch
 def transform(self: Backbone, image) -> torch.Tensor:
-    "A PIL image, resized, cropped and scaled as the backbone expects: (3, h, w)."
+    "A PIL image, resized, cropped and scaled as the backbone expects: (3, h, w). Raises `BackboneError`."
     if self.kind != "image": raise BackboneError(f"{self.name} is a text backbone and sees no images.")
+    if max(image.size) > 100 * min(image.size):
+        raise BackboneError(f"an image of {image.width} x {image.height} pixels: one side is more than 100 times the "
+                            "other, so resizing the short side would fill the memory. Crop it first.")
     return self.processor(image.convert("RGB"))
 
 # %% ../nbs/1_foundations/08_backbones.ipynb #508e119e

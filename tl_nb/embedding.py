@@ -10,6 +10,7 @@ import copy
 import logging
 import os
 import platform
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbones import Backbone, evaluating, load_backbone
+from .backbones import Backbone, BackboneError, evaluating, load_backbone
 from .data import DataError, Dataset, load_data, open_image
 from .settings import settings
 
@@ -96,6 +97,8 @@ def _text_fault(item):
         image = isinstance(item, (Path, np.ndarray)) or hasattr(item, "getpixel")
         return f"is a {type(item).__name__}, not a text" + (
             ": for images use load_backbone(kind='image')" if image else "")
+    if half := re.search(r"[\ud800-\udfff]", item):
+        return f"has half of a character (surrogate {half[0]!r}) at {half.start()}, so it was decoded wrongly"
     return None if item.strip() else "is an empty text"
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #90ce7c3a
@@ -158,7 +161,7 @@ def _threads(n):
 def _ready(backbone, dtype, device):
     "The backbone as it is to run: on its device, in its precision, in evaluation mode, without gradients."
     backbone.model.to(device)
-    if dtype != torch.float32:
+    if any(p.dtype != dtype for p in backbone.model.parameters()):  # a copy: the caller's model stays as it is
         backbone = copy.copy(backbone)
         backbone.model = copy.deepcopy(backbone.model).to(dtype)
         backbone.stages = _same_stages(backbone)
@@ -198,6 +201,8 @@ def _load_image(backbone, item):
         return "is a text, and no image file is called so: for texts use load_backbone(kind='text')"
     try:
         return backbone.transform(open_image(item))
+    except BackboneError as e:
+        return f"is {str(e).rstrip('.')}"
     except (DataError, OSError, TypeError, ValueError) as e:
         return f"is no image that can be read: {str(e).rstrip('.')}"
 
@@ -241,15 +246,25 @@ def _in_order(found, n, names):
     return out
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #50c5233c
+def _stage_names(backbone, stages):
+    if stages is None: return [s.name for s in backbone.body]
+    if isinstance(stages, (str, int)) or not len(stages):
+        raise FeatureError(f"stages = {stages!r}: a list of one stage or more is needed, such as [-1].")
+    return [backbone.stage(s).name for s in stages]
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #afe5275a
 def embed_stages(backbone, items, stages=None,  # names or numbers; None takes all before pooler and head
                  *, pooling="mean", precision=None, normalize=False, max_length=None, token_budget=None,
                  batch_size=None, progress=None, on_error="raise"):
-    "{stage name: features (n, d)}, all in one pass. Parameters as for `embed`."
+    """{stage name: features (n, d of the stage)}, float32, all in one pass. Parameters as for `embed`.
+
+    With on_error='skip': that dictionary and [(position, reason)]. Raises as `embed` does.
+    """
     from tqdm import tqdm
 
     backbone = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
     items, device = _listed(items), settings.torch_device()
-    names = [s.name for s in (backbone.body if stages is None else map(backbone.stage, stages))]
+    names = _stage_names(backbone, stages)
     dtype = _dtype(precision, device)
     _check_pooling(backbone, pooling)
     _check_sizes(on_error=on_error, max_length=max_length, token_budget=token_budget, batch_size=batch_size)
@@ -308,7 +323,13 @@ def embed(backbone,  # a `Backbone`, or the name of one
           progress: bool | None = None,  # False: no bar. Otherwise one appears when it takes longer than two seconds
           on_error: str = "raise",  # 'skip': drop what cannot be used, and return (features, [(position, reason)])
           ):
-    "Features (n, d) of a frozen backbone: float32, C-contiguous, rows in the order of the items."
+    """Features (n, d) of a frozen backbone: float32, C-contiguous, rows in the order of the items.
+
+    d is the width of the stage, or the sum of the widths of several. The model is left as it was. With
+    on_error='skip': (features (n_good, d), [(position, reason)]). Raises `FeatureError` for items that are no texts or
+    images (named by position) and for parameters out of range, `BackboneError` for a stage or backbone there is not.
+    Mean pooling of sentences: Reimers and Gurevych (2019), section 3.
+    """
     several = isinstance(stage, (list, tuple))
     found = embed_stages(backbone, items, list(stage) if several else [stage], pooling=pooling, precision=precision,
                          normalize=False, max_length=max_length, token_budget=token_budget, batch_size=batch_size,

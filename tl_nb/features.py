@@ -6,8 +6,9 @@
 __all__ = ['C_GRID', 'Prototype', 'prototype', 'FeatureError', 'embed', 'embed_stages', 'plan_batches']
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #909d4a23
+import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from fastcore.basics import patch
 
 from .backbones import Backbone, load_backbone
 from .data import Dataset, from_csv, from_folder, pixels
-from .embedding import FeatureError, embed, embed_stages, plan_batches, _bad_item, _listed
+from .embedding import FeatureError, embed, embed_stages, plan_batches, _bad_item, _check_sizes, _listed
 from .evaluate import Comparison, Interval, compare, interval
 from .settings import settings, single_threaded
 
@@ -27,12 +28,33 @@ _all_ = ["FeatureError", "embed", "embed_stages", "plan_batches"]  # from embedd
 C_GRID = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #6467f079
-def _folds(y, groups, n, seed):
-    "Stratified folds, (train, test) positions; items of a group stay together where there are groups."
+def _folds(y, units, n, seed):
+    "Stratified folds, (train, test) positions; items of one unit stay together. None: every item is its own."
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-    kind = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(kind(n, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, groups))
+    if units is not None and len(np.unique(units)) == len(y): units = None
+    kind = StratifiedKFold if units is None else StratifiedGroupKFold
+    folds = kind(n, shuffle=True, random_state=seed).split(np.zeros(len(y)), y, units)
+    return [(train, test) for train, test in folds if len(test) and len(np.unique(y[train])) > 1]
+
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #d730a902
+def _together(data):
+    "The unit (n,) of each item: identical items and items of one group, and what these link, have the same."
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    if data.kind == "image": data = replace(data, items=[Path(x) if isinstance(x, str) else x for x in data.items])
+    n, same = len(data), np.arange(len(data))
+    for where in data.duplicates(): same[where] = where[0]
+    group = same if data.groups is None else np.unique(data.groups, return_inverse=True)[1]
+    links = coo_array((np.ones(n), (same, n + group)), shape=(2 * n, 2 * n))
+    return connected_components(links, directed=False)[1][same]
+
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #899acfff
+def _fewest(y, units):
+    "How many units the class with the fewest has."
+    units = np.arange(len(y)) if units is None else units
+    return min(len(np.unique(units[y == c])) for c in np.unique(y))
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #8bc6e824
 def _logistic(X, y, C):
@@ -41,13 +63,12 @@ def _logistic(X, y, C):
     return LogisticRegression(C=C, max_iter=2000).fit(X, y)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #8ffab339
-def _choose_C(X, y, groups, seed):
-    "The `C` with the best accuracy in three inner folds, the smallest of equals; 1 where labels are too few for folds."
-    smallest = np.bincount(y)[np.unique(y)].min()
-    if smallest < 3 or groups is not None and len(np.unique(groups)) < 3: return 1.0
-    folds = [(a, b) for a, b in _folds(y, groups, 3, seed) if len(np.unique(y[a])) > 1]
+def _choose_C(X, y, units, seed):
+    "The `C` with the best accuracy in up to three inner folds, the smallest of equals; 10 where labels allow none."
+    n = min(3, _fewest(y, units))
+    folds = _folds(y, units, n, seed) if n > 1 else []
     score = lambda C: np.mean([_logistic(X[a], y[a], C).score(X[b], y[b]) for a, b in folds])
-    return max(C_GRID, key=lambda C: (round(score(C), 9), -C)) if folds else 1.0
+    return max(C_GRID, key=lambda C: (round(score(C), 9), -C)) if folds else 10.0
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #a07d1fb8
 class _AsIs:
@@ -57,27 +78,38 @@ class _AsIs:
     def transform(self, X): return X
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #ca544680
-def _words():
-    from sklearn.feature_extraction.text import TfidfVectorizer
+class _Words:
+    "TF-IDF of words and word pairs; where no text has a word of two letters, of what stands between spaces."
+    def fit_transform(self, X):
+        from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        self.count = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        if not any(map(self.count.build_analyzer(), X)): self.count.set_params(token_pattern=r"\S+")
+        return self.count.fit_transform(X)
+
+    def transform(self, X): return self.count.transform(X)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #d4251b53
-def _pixel_scaler():
+class _Pixels:
     "Standardised pixels, turned onto their principal axes: exact for this classifier, and small when items are few."
-    from sklearn.decomposition import PCA
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+    def fit_transform(self, X):
+        from sklearn.decomposition import PCA
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(StandardScaler(), PCA())
+        turn = [PCA()] if np.ptp(X, axis=0).any() else []  # images that are all the same have no axes
+        self.steps = make_pipeline(StandardScaler(), *turn)
+        return self.steps.fit_transform(X)
+
+    def transform(self, X): return self.steps.transform(X)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #881920f6
-def _cross_validate(X, y, groups, prepare, folds, seed):
+def _cross_validate(X, y, units, prepare, folds, seed):
     "Accuracies on the test part of every fold: everything that is learned is learned on the training part."
     scores = []
     for train, test in folds:
         prepared = prepare()
-        A, within = prepared.fit_transform(X[train]), None if groups is None else groups[train]
+        A, within = prepared.fit_transform(X[train]), None if units is None else units[train]
         head = _logistic(A, y[train], _choose_C(A, y[train], within, seed))
         scores.append(head.score(prepared.transform(X[test]), y[test]))
     return np.array(scores)
@@ -100,6 +132,7 @@ class Prototype:
     stage: object = -1  # as given to `embed`
     pooling: str = "mean"
     skipped: list = field(default_factory=list, repr=False)  # (item, reason)
+    n_units: int | None = None  # different items, or groups; None: all items are different
 
     @property
     def _ratio(self): return 1 / (self.folds - 1)  # test to training items, for folds that overlap
@@ -111,35 +144,59 @@ class Prototype:
     def baseline(self) -> float: return float(self.scores[self.reference].mean())
 
     @property
-    def interval(self) -> Interval: return interval(self.scores["transfer"], test_train_ratio=self._ratio)
-
-    @property
-    def comparison(self) -> Comparison:
-        "Transfer against the better method without it, fold by fold."
-        return compare(self.scores["transfer"], self.scores[self.reference], ("transfer", self.reference),
-                       test_train_ratio=self._ratio)
+    def interval(self) -> Interval:
+        "Accuracy with its 95% interval; where the items are too few to tell (below), that is all of [0, 1]."
+        if self.too_few: return Interval(self.score, 0.0, 1.0, len(self.scores["transfer"]))
+        return interval(self.scores["transfer"], test_train_ratio=self._ratio)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #eb31f5a0
+@patch(as_prop=True)
+def too_few(self: Prototype) -> bool:
+    "Whether the labelled items cannot tell: under 12 different ones or 3 folds; under 30 where all folds say the same."
+    n, gain = self.n_units or self.n_items, self.scores["transfer"] - self.scores[self.reference]
+    return n < 12 or len(gain) < 3 or n < 30 and bool(np.ptp(gain) < 1e-9)
+
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #a9372dc2
+@patch(as_prop=True)
+def comparison(self: Prototype) -> Comparison:
+    "Transfer against the better method without it, fold by fold; never clear where the items are too few to tell."
+    a, b, names = self.scores["transfer"], self.scores[self.reference], ("transfer", self.reference)
+    if not self.too_few: return compare(a, b, names, test_train_ratio=self._ratio)
+    return Comparison(*names, Interval(float((a - b).mean()), -1.0, 1.0, len(a)), int((a > b).sum()),
+                      int((a < b).sum()), 1.0)
+
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #db710701
 @patch
 def predict_proba(self: Prototype, items, **kwargs) -> np.ndarray:
-    "Probabilities (n, classes), columns in the order of `.classes`. Keywords, such as `progress`, go to `embed`."
-    items = _listed(items)
-    if not items: return np.empty((0, len(self.classes)))
+    """Probabilities (n, classes), columns in the order of `.classes`. Keywords, such as `progress`, go to `embed`.
+
+    With on_error='skip', as for `embed`: (probabilities (n_good, classes), [(position, reason)]).
+    """
+    items, skip = _listed(items), kwargs.get("on_error") == "skip"
+    if not items: return (np.empty((0, len(self.classes))), []) if skip else np.empty((0, len(self.classes)))
     X = embed(self.backbone, items, stage=self.stage, pooling=self.pooling, normalize=True, **kwargs)
-    return self.head.predict_proba(X)
+    return (self.head.predict_proba(X[0]), X[1]) if skip else self.head.predict_proba(X)
 
 
 @patch
 def predict(self: Prototype, items, **kwargs) -> list:
-    "The label of each item, in the values that the prototype was given."
-    return [self.classes[i] for i in self.predict_proba(items, **kwargs).argmax(1)]
+    """The label of each item, in the values that the prototype was given. Keywords go to `embed`.
+
+    With on_error='skip': (labels of the good items, [(position, reason)]).
+    """
+    found, skip = self.predict_proba(items, **kwargs), kwargs.get("on_error") == "skip"
+    labels = [self.classes[i] for i in (found[0] if skip else found).argmax(1)]
+    return (labels, found[1]) if skip else labels
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #af0477d0
 @patch
 def verdict(self: Prototype) -> str:
-    "One sentence: whether transfer beats the better method without it."
+    "One sentence: whether transfer beats the better method without it, or that the items are too few to tell."
     d, other = self.comparison.difference, self.reference
-    by = f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
+    if self.too_few:
+        return (f"Too few labelled items to tell whether transfer beats {other}: {self.n_units or self.n_items} "
+                f"different ones, {d.n} folds.")
+    by = f"{d.mean:+.3f}" + (f" [{d.low:+.3f}, {d.high:+.3f}]" if d.high > d.low else " in every fold")
     if not self.comparison.clear: return f"Not clearly different from {other} ({by}): this may be chance."
     if d.mean > 0: return f"Transfer beats {other} ({by})."
     return f"Transfer loses to {other} ({by}): use {other} here."
@@ -147,10 +204,11 @@ def verdict(self: Prototype) -> str:
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #98f6ec53
 @patch
 def _lines(self: Prototype):
-    "[(method, accuracy with interval)]"
+    "[(method, accuracy with interval)]; without one where items are too few, or where all folds score the same."
+    if self.too_few: return [(name, f"{s.mean():.3f}") for name, s in self.scores.items()]
     of = lambda s: interval(s, test_train_ratio=self._ratio)
-    text = lambda i: f"{i.mean:.3f} [{max(i.low, 0):.3f}, {min(i.high, 1):.3f}]"
-    return [(name, text(of(s))) for name, s in self.scores.items()]
+    around = lambda i: f" [{max(i.low, 0):.3f}, {min(i.high, 1):.3f}]" if i.high - i.low > 1e-9 else ""
+    return [(name, f"{s.mean():.3f}{around(of(s))}") for name, s in self.scores.items()]
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #699b3287
 @patch
@@ -170,7 +228,8 @@ def __repr__(self: Prototype):
 @patch
 def _repr_html_(self: Prototype):
     rows = "".join(f"<tr><td style='text-align:left'>{escape(n)}</td><td>{v}</td></tr>" for n, v in self._lines())
-    return (f"<p><b>Prototype</b>: {escape(self._title())}</p><table><tr><th>method</th><th>accuracy, 95% interval</th>"
+    column = "accuracy" + ("" if self.too_few else ", 95% interval")
+    return (f"<p><b>Prototype</b>: {escape(self._title())}</p><table><tr><th>method</th><th>{column}</th>"
             f"</tr>{rows}</table><p>{escape(self.verdict())}</p>")
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #9d4df33c
@@ -180,11 +239,17 @@ def _as_dataset(train, labels, on_error, reading):
     return data.train if "train" in data.splits else data
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #64a7e43a
+def _no_path(train):
+    shown = str(train) if len(str(train)) < 80 else f"{str(train)[:76]} …"
+    return FeatureError(f"There is no folder or file {shown!r}. Expected is the path of a folder with a subfolder per "
+                        "class or of a CSV file, a Dataset, or a list of items with a list of labels. Check the path.")
+
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #5020eb4d
 def _read(train, labels, on_error, reading):
     if isinstance(train, (str, Path)):
         if labels is not None: raise FeatureError("labels go with a list of items; a folder or CSV brings its own.")
+        if not os.path.exists(train): raise _no_path(train)
         path = Path(train)
-        if not path.exists(): raise FeatureError(f"There is no folder or file {path}. Check the path.")
         return (from_folder if path.is_dir() else from_csv)(path, on_error=on_error, **reading)
     if reading: raise FeatureError(f"{', '.join(reading)}: only for a folder or a CSV file.")
     if isinstance(train, Dataset):
@@ -197,7 +262,7 @@ def _read(train, labels, on_error, reading):
         raise FeatureError(f"{len(items)} items and {len(labels)} labels: one label per item is needed.")
     return Dataset.from_items(items, labels)
 
-# %% ../nbs/2_techniques/02_feature_extraction.ipynb #5020eb4d
+# %% ../nbs/2_techniques/02_feature_extraction.ipynb #db5c43e6
 def _check_classes(data):
     "Raise unless there are two classes or more, each with two items or more."
     y = np.asarray(data.labels)
@@ -208,7 +273,6 @@ def _check_classes(data):
     few = [str(data.classes[i]) for i in np.flatnonzero(counts == 1)]
     if few: raise FeatureError(f"Only one item of {', '.join(few)}: with one, it cannot be both learned and tested. "
                                "Add items, or drop the class.")
-    return int(counts[counts > 0].min())
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #8986ad54
 def _only_present(data):
@@ -217,21 +281,25 @@ def _only_present(data):
     return y, [data.classes[i] for i in present]
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #b54e4279
-def _baseline(data, y, outer, seed):
+def _baseline(data, y, units, outer, seed):
     "Name and fold accuracies of the model that knows nothing but these items."
-    name, X, prepare = (("TF-IDF", np.array(data.items, dtype=object), _words) if data.kind == "text" else
-                        ("raw pixels", pixels(data), _pixel_scaler))
-    return name, _cross_validate(X, y, data.groups, prepare, outer, seed)
+    name, X, prepare = (("TF-IDF", np.array(data.items, dtype=object), _Words) if data.kind == "text" else
+                        ("raw pixels", pixels(data), _Pixels))
+    return name, _cross_validate(X, y, units, prepare, outer, seed)
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #7d95343e
-def _outer(y, groups, folds, repeats, seed, smallest):
-    "The folds of the outer cross-validation, over all repeats, and how many there are in one."
+def _outer(y, units, folds, repeats, seed):
+    "The folds of the outer cross-validation, over all repeats that differ, and how many there are in one."
     if folds < 2 or repeats < 1:
         raise FeatureError(f"folds = {folds}, repeats = {repeats}: at least 2 and 1 are needed.")
-    units = smallest if groups is None else min(len(np.unique(groups[y == c])) for c in np.unique(y))
-    if units < 2: raise FeatureError("A class has all its items in one group, so it cannot be both learned and tested.")
-    n = min(folds, units)
-    return [fold for r in range(repeats) for fold in _folds(y, groups, n, seed + r)], n
+    n, dealt = min(folds, _fewest(y, units)), {}
+    for r in range(repeats if n > 1 else 0):
+        found = _folds(y, units, n, seed + r)
+        dealt.setdefault(frozenset(test.tobytes() for _, test in found), found)
+    outer = [fold for found in dealt.values() for fold in found]
+    if outer: return outer, n
+    raise FeatureError("A class has all its items in one group, or all of them are identical or linked by items that "
+                       "are, so it cannot be both learned and tested. Add other items, or drop the class.")
 
 # %% ../nbs/2_techniques/02_feature_extraction.ipynb #a8f03b5f
 def prototype(train,  # folder, CSV file, Dataset, or a list of items
@@ -244,8 +312,16 @@ def prototype(train,  # folder, CSV file, Dataset, or a list of items
               progress: bool | None = None,  # as for `embed`
               **reading,  # for `from_folder` or `from_csv`, such as text="review", label="stars"
               ) -> Prototype:
-    "A classifier on frozen features, with cross-validated accuracy and a baseline. Of splits, it takes train."
+    """A classifier on frozen features, with cross-validated accuracy and a baseline. Of splits, it takes train.
+
+    Head: logistic regression on rows of length 1. Score: accuracy over `repeats` x `folds` outer folds, `C` chosen in
+    three inner ones (Varma and Simon, 2006); identical items and items of a group stay on one side of every fold, and
+    repeats that deal the same folds again are dropped. Interval: Nadeau and Bengio (2003), none where items are too
+    few. Raises `FeatureError` or `DataError` for data, labels or parameters that cannot be used, before anything slow
+    where that can be seen, and `BackboneError` for a backbone or stage there is not.
+    """
     start, seed = time.perf_counter(), settings.seed if seed is None else seed
+    _check_sizes(on_error)
     data = _as_dataset(train, labels, on_error, reading)
     _check_classes(data)
     backbone = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, kind=data.kind)
@@ -253,13 +329,14 @@ def prototype(train,  # folder, CSV file, Dataset, or a list of items
     if bad and on_error == "raise": raise _bad_item(bad, len(data))
     skipped = [*data.skipped, *((data.items[i], why) for i, why in bad)]
     if bad: data = data[np.setdiff1d(np.arange(len(data)), [i for i, _ in bad])]
-    smallest, (y, classes) = _check_classes(data), _only_present(data)
+    _check_classes(data)
+    (y, classes), units = _only_present(data), _together(data)
     with single_threaded():
-        outer, n = _outer(y, data.groups, folds, repeats, seed, smallest)
-        scores = {"transfer": _cross_validate(X, y, data.groups, _AsIs, outer, seed)}
-        scores |= dict([_baseline(data, y, outer, seed)])
+        outer, n = _outer(y, units, folds, repeats, seed)
+        scores = {"transfer": _cross_validate(X, y, units, _AsIs, outer, seed)}
+        scores |= dict([_baseline(data, y, units, outer, seed)])
         scores["majority"] = _majority(y, outer)
-        head = _logistic(X, y, _choose_C(X, y, data.groups, seed))
+        head = _logistic(X, y, _choose_C(X, y, units, seed))
     reference = max(list(scores)[1:], key=lambda name: scores[name].mean())
     return Prototype(backbone, classes, head, scores, reference, n, len(data), time.perf_counter() - start, stage,
-                     pooling, skipped)
+                     pooling, skipped, len(np.unique(units)))
