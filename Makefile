@@ -40,6 +40,9 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 bench: $(VENV)/.bench prefetch ## side by side with peers: medians of interleaved runs, as ratios
 	@$(BIN)/python -m benchmarks.import_time
 	@$(BIN)/python -m benchmarks.embed
+	@$(BIN)/python -m benchmarks.store
+	@$(BIN)/python -m benchmarks.head
+	@$(BIN)/python -m benchmarks.finetune
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py

@@ -13,53 +13,13 @@ from PIL import Image
 from torch import nn
 
 import tl_nb.backbones as B
+from small_models import IMAGE, SMALL, TEXT, WORDS, image_backbone, save_text, tokenizer
 from tl_nb.backbones import Backbone, BackboneError, freeze, is_frozen, load_backbone, unfreeze
-
-WORDS = "the a cat dog sat ran on under red blue mat hat and".split()
-SMALL = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=37, vocab_size=40,
-             max_position_embeddings=40)
-TEXT = {
-    "bert": (transformers.BertModel, transformers.BertConfig(**SMALL)),
-    "distilbert": (transformers.DistilBertModel, transformers.DistilBertConfig(
-        dim=32, n_layers=2, n_heads=2, hidden_dim=37, vocab_size=40, max_position_embeddings=40)),
-    "roberta": (transformers.RobertaModel, transformers.RobertaConfig(**SMALL, pad_token_id=0)),
-    "xlnet": (transformers.XLNetModel, transformers.XLNetConfig(d_model=32, n_layer=2, n_head=2, d_inner=37,
-                                                                vocab_size=40)),
-}
-IMAGE = {"vit_tiny_patch16_224": dict(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2),
-         "resnet18": {}, "efficientnet_lite0": {}, "convnext_atto": dict(depths=(1, 1, 2, 1), dims=(8, 16, 24, 32))}
-
-
-def tokenizer():
-    "A word-level tokenizer with BERT's special tokens."
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    vocab = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + WORDS)}
-    tok = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
-    tok.pre_tokenizer = pre_tokenizers.Whitespace()
-    tok.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="[PAD]", unk_token="[UNK]",
-                                                cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
-
-
-def save_text(family, folder, **kw):
-    cls, config = TEXT[family]
-    torch.manual_seed(0)
-    cls(config).save_pretrained(folder, **kw)
-    tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     return {f: save_text(f, tmp_path_factory.mktemp(f) / f"small-{f}") for f in TEXT}
-
-
-def image_backbone(family):
-    import timm
-
-    torch.manual_seed(0)
-    return B._timm_backbone(timm.create_model(family, pretrained=False, num_classes=7, **IMAGE[family]), family)
 
 
 @pytest.fixture(scope="module", params=[*TEXT, *IMAGE])

@@ -101,6 +101,23 @@ def test_a_change_of_the_library_below_makes_a_lesson_stale(notebook, monkeypatc
 def test_a_faulty_lesson_fails(notebook, code, said): assert said in check(notebook(code), write=True)
 
 
+STORED = """from tl_nb.evaluate import results
+def compute(seed): return {{"a": {}}}"""
+READ = "found = results('slow', compute, [dict(seed=1)], folder='results', progress=False)\nfound.rows.a[0]"
+
+
+def test_slow_results_are_computed_when_asked_and_stale_ones_refused(notebook, monkeypatch, tmp_path):
+    monkeypatch.setenv("TL_NB_CACHE", str(tmp_path / "cache"))
+    path = notebook(STORED.format(0.5), READ)
+    assert "slow.json: there is no such file" in check(path, write=True)
+    monkeypatch.setenv("TL_NB_FULL", "slow")
+    assert check(path, write=True) == "" and (tmp_path / "results/slow.json").exists()
+    monkeypatch.delenv("TL_NB_FULL")
+    assert check(path) == ""
+    edit(path, lambda nb: nb.cells[2].update(source=STORED.format("1 / 2")))
+    assert "a warning" in check(path, write=True) and "these results are stale" in check(path, write=True)
+
+
 def test_limits_of_time_and_memory(notebook, monkeypatch):
     path = notebook("import time", "hold = bytearray(300_000_000)\ntime.sleep(1.5)")
     run = lessons.execute(path)

@@ -10,12 +10,16 @@ __all__ = ['EMBEDDED', 'Backbone', 'load_backbone', 'Tokens', 'BackboneError', '
 import hashlib
 import json
 import re
+import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from fastcore.basics import patch
@@ -380,9 +384,10 @@ def tokenize(self: Backbone, texts: list, max_length: int | None = None) -> Toke
 def collate(self: Backbone, ids: list) -> dict:
     "Token numbers as one padded batch: `input_ids` and `attention_mask`, both (n, longest)."
     rows = [torch.as_tensor(row) for row in ids]
-    pad = self.processor.pad_token_id or 0
-    return {"input_ids": nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad),
-            "attention_mask": nn.utils.rnn.pad_sequence([torch.ones_like(r) for r in rows], batch_first=True)}
+    side = "left" if self.model.config.model_type == "xlnet" else "right"  # XLNet's own head reads the last position
+    pad = partial(nn.utils.rnn.pad_sequence, batch_first=True, padding_side=side)
+    return {"input_ids": pad(rows, padding_value=self.processor.pad_token_id or 0),
+            "attention_mask": pad([torch.ones_like(r) for r in rows])}
 
 # %% ../nbs/1_foundations/08_backbones.ipynb #c527fcb3
 @patch
@@ -447,21 +452,70 @@ def activations(self: Backbone, inputs, names: list) -> dict:
     run = _transformers_activations if self.library == "transformers" else _timm_activations
     return run(self, inputs, [self.stage(n).name for n in names])
 
+# %% ../nbs/1_foundations/08_backbones.ipynb #fdc187dd
+@lru_cache(maxsize=4)
+def _loaded(name, kind, files): return load_backbone(name, kind=kind)
+
+
+def _load_once(name, kind):
+    "The backbone called `name`, loaded once for as long as its folder, if it is one, stays the same."
+    files = sorted(Path(name).iterdir()) if name is not None and Path(name).is_dir() else []
+    return _loaded(name, kind, tuple((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files))
+
 # %% ../nbs/1_foundations/08_backbones.ipynb #3c192604
+def _without(text, key):
+    "A JSON text, with null as the value of the first `key` in it."
+    start = text.index(f'"{key}":') + len(key) + 3
+    return f"{text[:start]}null{text[json.JSONDecoder().raw_decode(text, start)[1]:]}"
+
+
 def _preprocessing(backbone):
     "The preprocessing in words: the same words, the same preprocessing."
     tokenizer = getattr(backbone.processor, "backend_tokenizer", None)
     if tokenizer is None: return repr(backbone.processor)
-    tokenizer = json.loads(tokenizer.to_str())
-    depends_on_last_call = {"truncation": None, "padding": None}
-    return json.dumps(tokenizer | depends_on_last_call, sort_keys=True)
+    return _without(_without(tokenizer.to_str(), "truncation"), "padding")  # these two depend on the last call
 
 # %% ../nbs/1_foundations/08_backbones.ipynb #f5d8653e
+_NO_MATTER = ("training", "name_or_path")
+
+
+def _network(model):
+    "What the weights do not say, in words: the class of each module, and settings such as the number of heads."
+    plain = lambda values: {k: v for k, v in sorted(values.items()) if isinstance(v, (bool, int, float, str))
+                            and k not in _NO_MATTER and not k.startswith("_")}
+    config = getattr(model, "config", None)
+    numbers = {k: v for k, v in config.to_dict().items() if isinstance(v, (bool, int, float))} if config else {}
+    return f"{sorted(numbers.items())}" + "".join(f"|{name} {type(m).__qualname__} {plain(vars(m))}"
+                                                  for name, m in model.named_modules())
+
+
+def _state(model):
+    "(name, array of bytes) of every parameter and buffer, also of those that are not saved."
+    tensors = dict(model.named_buffers()) | model.state_dict()
+    for name, t in sorted(tensors.items()):
+        words = f"{name}{t.dtype}{tuple(t.shape)}"
+        yield words, t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+# %% ../nbs/1_foundations/08_backbones.ipynb #d84727b9
 @patch(as_prop=True)
 def fingerprint(self: Backbone) -> str:
-    "SHA-256 of weights, buffers and preprocessing, in 64 hexadecimal digits."
-    digest = hashlib.sha256(f"{_preprocessing(self)}|{self.max_length}".encode())
-    for name, tensor in sorted(self.model.state_dict().items()):
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    "SHA-256 of weights, buffers, architecture and preprocessing, in 64 hexadecimal digits."
+    digest = hashlib.sha256(f"{_preprocessing(self)}|{self.max_length}|{_network(self.model)}".encode())
+    for words, values in _state(self.model):
+        digest.update(words.encode())
+        digest.update(values)
     return digest.hexdigest()
+
+# %% ../nbs/1_foundations/08_backbones.ipynb #067ea055
+_FINGERPRINTS = WeakKeyDictionary()  # backbone -> (marks, fingerprint)
+
+
+def _fingerprint(backbone):
+    "The fingerprint of a backbone, computed anew when any bit of it has changed."
+    tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
+    marks = [f"{_preprocessing(backbone)}|{backbone.max_length}|{_network(backbone.model)}",
+             *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors),
+             *((words, zlib.crc32(values)) for words, values in _state(backbone.model))]
+    known = _FINGERPRINTS.get(backbone)
+    if known is None or known[0] != marks: known = _FINGERPRINTS[backbone] = marks, backbone.fingerprint
+    return known[1]

@@ -13,6 +13,9 @@ import platform
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +43,26 @@ def plan_batches(lengths,  # one number per item, such as its tokens
         batches.append(order[start:start + min(size, most or size)])
         start += len(batches[-1])
     return batches
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #0079acbd
+def _groups(plan, missing, load, sizes, budget, most):
+    """Lists of (position, loaded) to run together: whole batches of the plan, and gathered the rest of others.
+
+    What was missing at the start decides, in the order of the plan, so that a run that was cut off between two groups
+    goes on with the same groups.
+    """
+    waiting = []
+    for batch in plan:
+        rest = [int(i) for i in batch if missing[i]]
+        ready = load(rest) if rest else []
+        if ready and len(rest) == len(batch): yield ready
+        elif ready:
+            n = len(waiting) + len(ready)
+            if waiting and (sizes[waiting[0][0]] * n > budget or most and n > most):
+                yield waiting
+                waiting = []
+            waiting = waiting + ready
+    if waiting: yield waiting
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #3f94f998
 def _pool_tokens(hidden, mask, ids, pooling, backbone):
@@ -182,13 +205,14 @@ def _same_stages(backbone):
 _log = logging.getLogger("tl_nb")
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #e95280cf
+def _warn_cut(cut, n, limit):
+    if cut: _log.warning("%d of %d texts have more than %d tokens; what comes after is not read.", cut, n, limit)
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #a80ca56e
 def _text_batches(backbone, items, good, max_length, budget, most):
     "(positions, inputs) of each batch of texts."
     tokens = backbone.tokenize([items[i] for i in good], max_length)
-    if tokens.truncated:
-        limit = min(max_length or backbone.max_length, backbone.max_length)
-        _log.warning("%d of %d texts have more than %d tokens; what comes after is not read.", tokens.truncated,
-                     len(good), limit)
+    _warn_cut(tokens.truncated, len(good), max_length)
     for batch in plan_batches([len(ids) for ids in tokens.ids], budget, most):
         yield [good[i] for i in batch], backbone.collate([tokens.ids[i] for i in batch])
 
@@ -222,15 +246,20 @@ def _on(device, dtype, inputs):
     return inputs.to(device, dtype)
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #3f1e5004
-def _run(backbone, batches, names, pooling, dtype, device, bad, on_error, bar):
+def _forward(run, inputs, job):
+    "{stage: features (n, d)} of one batch."
+    inputs = _on(job.device, job.dtype, inputs)
+    out = run.activations(inputs, job.names)
+    return {name: _pool(h, inputs, job.pooling, run).cpu().numpy() for name, h in out.items()}
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #cbc012fd
+def _run(run, batches, job, bad, bar):
     "[(positions, {stage: features})] of all batches."
     found = []
     for positions, inputs in batches:
-        if bad and on_error == "raise": raise _bad_item(bad, bar.total)
+        if bad and job.on_error == "raise": raise _bad_item(bad, len(job.items))
         if not positions: continue
-        inputs = _on(device, dtype, inputs)
-        out = backbone.activations(inputs, names)
-        found.append((positions, {n: _pool(h, inputs, pooling, backbone).cpu().numpy() for n, h in out.items()}))
+        found.append((positions, _forward(run, inputs, job)))
         bar.update(len(positions))
     return found
 
@@ -253,6 +282,81 @@ def _stage_names(backbone, stages):
     return [backbone.stage(s).name for s in stages]
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #afe5275a
+@dataclass(frozen=True)
+class _Job:
+    "What was asked for, checked, and with nothing left open."
+    backbone: Backbone
+    items: list
+    names: list  # of the stages
+    pooling: str
+    dtype: torch.dtype
+    device: str
+    max_length: int | None  # tokens; None for images
+    budget: int  # of a batch: tokens with padding, or images
+    most: int | None  # texts in a batch
+    on_error: str
+    progress: bool | None
+
+    def bar(self, total):
+        from tqdm import tqdm
+
+        return tqdm(total=total, desc=f"embed ({self.backbone.name})", unit="item", delay=2, leave=False,
+                    disable=self.progress is False)
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #9c01aabf
+def _job(backbone, items, stages, *, pooling, precision, max_length, token_budget, batch_size, progress, on_error):
+    "The checked job. Raises `FeatureError` or `BackboneError`."
+    backbone = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+    items, device = _listed(items), settings.torch_device()
+    names, dtype = _stage_names(backbone, stages), _dtype(precision, device)
+    _check_pooling(backbone, pooling)
+    _check_sizes(on_error=on_error, max_length=max_length, token_budget=token_budget, batch_size=batch_size)
+    if backbone.kind == "text":
+        limit = min(max_length or backbone.max_length, backbone.max_length)
+        sizes = limit, token_budget or _budget(device), batch_size
+    else: sizes = None, batch_size or _images(device), None
+    return _Job(backbone, items, names, pooling, dtype, device, *sizes, on_error, progress)
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #b40625b6
+def _hash(kind, content): return blake2b(content, digest_size=16, person=kind).digest()
+
+
+def _digest(kind, item):
+    "16 bytes for the content of an item. Raises `DataError`, OSError, TypeError or ValueError if it has none."
+    if kind == "text": return _hash(b"text", item.encode())
+    if isinstance(item, (str, os.PathLike)): item = Path(item).read_bytes()
+    if isinstance(item, bytes): return _hash(b"file", item)
+    if isinstance(item, np.ndarray):
+        if item.dtype.hasobject: raise TypeError("an array of objects")
+        return _hash(b"array", f"{item.dtype.str}{item.shape}|".encode() + item.tobytes())
+    image = open_image(item)  # upright RGB: what the backbone is going to see
+    return _hash(b"pixels", f"{image.size}|".encode() + image.tobytes())
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #2e18c56a
+def _read_digest(job, item):
+    "The digest of an item, or the reason why there is none."
+    try: return _digest(job.backbone.kind, item)
+    except (DataError, OSError, TypeError, ValueError):
+        why = _load_image(job.backbone, item)
+        return why if isinstance(why, str) else "changed while it was read"
+
+
+def _sift(job):
+    "Digests of the different items, where each stands first, which of them every item is (-1: none), and bad items."
+    text = job.backbone.kind == "text"
+    at, bad = _sort_out(job.items, _text_fault, job.on_error) if text else (range(len(job.items)), [])
+    with ThreadPoolExecutor(1 if text else settings.threads) as pool:
+        digests = list(pool.map(lambda i: _read_digest(job, job.items[i]), at))
+    first, number, which = [], {}, np.full(len(job.items), -1)
+    for i, digest in zip(at, digests):
+        if isinstance(digest, str): bad.append((i, digest))
+        else:
+            if digest not in number: first.append(i)
+            which[i] = number.setdefault(digest, len(number))
+    if bad and job.on_error == "raise": raise _bad_item(bad, len(job.items))
+    return list(number), first, which, bad
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #dd833b02
 def embed_stages(backbone, items, stages=None,  # names or numbers; None takes all before pooler and head
                  *, pooling="mean", precision=None, normalize=False, max_length=None, token_budget=None,
                  batch_size=None, progress=None, on_error="raise"):
@@ -260,26 +364,21 @@ def embed_stages(backbone, items, stages=None,  # names or numbers; None takes a
 
     With on_error='skip': that dictionary and [(position, reason)]. Raises as `embed` does.
     """
-    from tqdm import tqdm
+    job = _job(backbone, items, stages, pooling=pooling, precision=precision, max_length=max_length,
+               token_budget=token_budget, batch_size=batch_size, progress=progress, on_error=on_error)
+    if not job.items: return _nothing(job)
+    text = job.backbone.kind == "text"
+    good, bad = _sort_out(job.items, _text_fault, on_error) if text else (range(len(job.items)), [])
+    with job.bar(len(job.items)) as bar, _ready(job.backbone, job.dtype, job.device) as run:
+        batches = (_text_batches(run, job.items, good, job.max_length, job.budget, job.most) if text else
+                   _image_batches(run, job.items, bad, job.budget))
+        found = _run(run, batches, job, bad, bar)
+    if not found: raise _none_left(job, bad)
+    return _finish(_in_order(found, len(job.items), job.names), normalize, sorted(bad), on_error)
 
-    backbone = backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
-    items, device = _listed(items), settings.torch_device()
-    names = _stage_names(backbone, stages)
-    dtype = _dtype(precision, device)
-    _check_pooling(backbone, pooling)
-    _check_sizes(on_error=on_error, max_length=max_length, token_budget=token_budget, batch_size=batch_size)
-    if not items: return _nothing(backbone, names, pooling, on_error)
-    bar = tqdm(total=len(items), desc=f"embed ({backbone.name})", unit="item", delay=2, leave=False,
-               disable=progress is False)
-    good, bad = _sort_out(items, _text_fault, on_error) if backbone.kind == "text" else (range(len(items)), [])
-    with bar, _ready(backbone, dtype, device) as run:
-        if backbone.kind == "text":
-            batches = _text_batches(run, items, good, max_length, token_budget or _budget(device), batch_size)
-        else:
-            batches = _image_batches(run, items, bad, batch_size or _images(device))
-        found = _run(run, batches, names, pooling, dtype, device, bad, on_error, bar)
-    if not found: raise FeatureError(f"None of the {len(items)} items can be used; the first {bad[0][1]}.")
-    return _finish(_in_order(found, len(items), names), normalize, sorted(bad), on_error)
+# %% ../nbs/2_techniques/01_embedding.ipynb #5445cfdb
+def _none_left(job, bad):
+    return FeatureError(f"None of the {len(job.items)} items can be used; the first {min(bad)[1]}.")
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #3481edec
 def _budget(device): return 1024 if device == "cpu" else 32768  # what stays in a CPU's cache; what fills a GPU
@@ -304,13 +403,23 @@ def _finish(features, normalize, bad, on_error):
     return (features, bad) if on_error == "skip" else features
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #83d25357
-def _nothing(backbone, names, pooling, on_error):
+def _nothing(job):
     "The right shapes for no items: those of one stand-in item, without its row."
-    one = ["nothing"] if backbone.kind == "text" else [np.zeros((32, 32, 3), np.uint8)]
-    features = {name: x[:0] for name, x in embed_stages(backbone, one, names, pooling=pooling).items()}
-    return _finish(features, False, [], on_error)
+    one = ["nothing"] if job.backbone.kind == "text" else [np.zeros((32, 32, 3), np.uint8)]
+    found = embed_stages(job.backbone, one, job.names, pooling=job.pooling)
+    return _finish({name: x[:0] for name, x in found.items()}, False, [], job.on_error)
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #7ef5af06
+def _side_by_side(run, stage, normalize, on_error, **rest):
+    "The stages that `run` finds, as one array; with on_error='skip' also what was skipped."
+    stages = list(stage) if isinstance(stage, (list, tuple)) else [stage]
+    found = run(stages, normalize=False, on_error=on_error, **rest)
+    found, bad = found if on_error == "skip" else (found, [])
+    features = np.ascontiguousarray(np.concatenate(list(found.values()), axis=1))
+    if normalize: features = _unit(features)
+    return (features, bad) if on_error == "skip" else features
+
+# %% ../nbs/2_techniques/01_embedding.ipynb #8239e0fb
 def embed(backbone,  # a `Backbone`, or the name of one
           items,  # a list of texts; or of images: paths, PIL images, uint8 arrays (h, w[, 3]); or a Dataset
           *, stage=-1,  # number before pooler and head, or name; several are put side by side
@@ -330,11 +439,6 @@ def embed(backbone,  # a `Backbone`, or the name of one
     images (named by position) and for parameters out of range, `BackboneError` for a stage or backbone there is not.
     Mean pooling of sentences: Reimers and Gurevych (2019), section 3.
     """
-    several = isinstance(stage, (list, tuple))
-    found = embed_stages(backbone, items, list(stage) if several else [stage], pooling=pooling, precision=precision,
-                         normalize=False, max_length=max_length, token_budget=token_budget, batch_size=batch_size,
-                         progress=progress, on_error=on_error)
-    found, bad = found if on_error == "skip" else (found, [])
-    features = np.ascontiguousarray(np.concatenate(list(found.values()), axis=1))
-    if normalize: features = _unit(features)
-    return (features, bad) if on_error == "skip" else features
+    return _side_by_side(partial(embed_stages, backbone, items), stage, normalize, on_error, pooling=pooling,
+                         precision=precision, max_length=max_length, token_budget=token_budget, batch_size=batch_size,
+                         progress=progress)

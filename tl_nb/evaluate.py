@@ -4,13 +4,27 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'seed_list', 'repeat', 'Interval', 'interval', 'Comparison', 'compare', 'comparison_table',
-           'learning_curve', 'plot_learning_curve', 'plot_comparison']
+           'learning_curve', 'plot_learning_curve', 'plot_comparison', 'ResultsError', 'code_hash', 'Results',
+           'results']
 
 # %% ../nbs/1_foundations/09_evaluate.ipynb #a61e545e
+import ast
+import hashlib
+import inspect
+import json
+import os
+import platform
+import re
+import time
+import warnings
 from dataclasses import dataclass
+from html import escape
+from importlib import metadata
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 
 from .settings import settings
 
@@ -195,3 +209,299 @@ def plot_comparison(scores,  # {method: scores (n,)}
         ax.errorbar(i.mean, row, xerr=[[i.mean - i.low], [i.high - i.mean]], fmt=_MARKERS[row % 7], color=colour, capsize=4)
     ax.set_yticks(range(len(scores)), list(scores)); ax.set_ylim(len(scores) - 0.5, -0.5); ax.set_xlabel(label)
     return ax
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #a53d1760
+class ResultsError(RuntimeError):
+    "Results that cannot be had: says which, why, and the way out."
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #fdf1a5e6
+_NO_CODE = {"annotation", "returns", "type_comment", "type_ignores", "type_params", "kind"}
+
+
+def _idle(node):
+    "Whether a statement does nothing: `pass`, or a constant that stands alone, such as a docstring."
+    return isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #bb105b2c
+def _essence(node):
+    "A syntax tree as text, the same on every Python: without docstrings, annotations and places."
+    if isinstance(node, list): return f"[{','.join(_essence(n) for n in node if not _idle(n))}]"
+    if not isinstance(node, ast.AST): return ascii(node)
+    if isinstance(node, ast.AnnAssign) and node.value: node = ast.Assign([node.target], node.value)
+    fields = ((k, v) for k, v in ast.iter_fields(node) if v is not None and v != [] and k not in _NO_CODE)
+    return f"{type(node).__name__}({','.join(f'{k}={_essence(v)}' for k, v in fields)})"
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #703f2166
+def _tree(thing):
+    "The syntax tree of a function, class or module; raises `ResultsError` where there is no source."
+    name = getattr(thing, "__qualname__", getattr(thing, "__name__", repr(thing)))
+    try:
+        if name.endswith("<lambda>"): raise TypeError("a lambda is a part of a line: name it with def")
+        source = inspect.getsource(thing)
+        if not source[:1].isspace(): return ast.parse(source)
+        return ast.Module(ast.parse("if 1:\n" + source).body[0].body)  # defined inside another function
+    except (OSError, TypeError, SyntaxError) as e:
+        raise ResultsError(f"No source of {name} can be read ({e}). Give functions, classes and modules of files, or "
+                           "functions of notebook cells; for a class of a cell, give its methods.") from e
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #0bb40467
+def code_hash(*code) -> str:  # functions, classes, modules, in any order; what they call is not followed: give it too
+    "Twelve hexadecimal digits that change with the code, but not with comments, docstrings or annotations."
+    return hashlib.sha256("\0".join(sorted(_essence(_tree(c)) for c in code)).encode()).hexdigest()[:12]
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #6318be3a
+def _packages(thing):
+    "Names of the packages that some code imports, or that the names in it come from."
+    around, nodes = getattr(inspect.getmodule(thing), "__dict__", {}), list(ast.walk(_tree(thing)))
+    names = [a.name for n in nodes if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module for n in nodes if isinstance(n, ast.ImportFrom) and not n.level]
+    values = [around.get(n.id) for n in nodes if isinstance(n, ast.Name)]
+    names += [getattr(v, "__module__", None) or getattr(v, "__name__", "") for v in values]
+    return {str(name).split(".")[0] for name in names}
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #81198d42
+def _versions(code):
+    "{'python': version, and so for each installed package that the code names}."
+    owners, names = metadata.packages_distributions(), set().union(*map(_packages, code)) - {"tl_nb"}
+    found = sorted({owners[n][0] for n in names & owners.keys()})
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in found}
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #64783240
+def _plain(value, where):
+    "A value as JSON has it: floats with six significant digits, a missing one (NaN) as null."
+    if hasattr(value, "item") and not getattr(value, "ndim", 0): value = value.item()  # of NumPy or torch
+    if value is None or isinstance(value, (str, bool, int)): return value
+    if isinstance(value, float) and not np.isinf(value): return None if np.isnan(value) else float(f"{value:.6g}")
+    if isinstance(value, (list, tuple)): return [_plain(v, where) for v in value]
+    raise ResultsError(f"{where} is {value!r}, a {type(value).__name__}. Results are finite numbers, texts, true or "
+                       "false, and lists of them.")
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #8244e86f
+def _row(row, where, taken=()):
+    "A dictionary of plain values; raises where it is none, or has a name that is taken."
+    if not isinstance(row, dict): raise ResultsError(f"{where} is a {type(row).__name__}, not a dictionary of figures.")
+    if clash := [k for k in row if k in taken]:
+        raise ResultsError(f"{where} has '{clash[0]}', which the job or the clock says already: rename it.")
+    return {str(k): _plain(v, f"{where}, '{k}',") for k, v in row.items()}
+
+
+def _key(row): return json.dumps(row, sort_keys=True)
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #7c382f21
+def _write(path, head, rows):
+    "Write a file of results at once: whoever reads it sees the old one or the new one."
+    lines = ",\n  ".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    text = json.dumps(head | {"rows": []}, indent=1, sort_keys=True, ensure_ascii=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(text.replace('"rows": []', f'"rows": [\n  {lines}\n ]', 1) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #bf0abd80
+def _recall(journal):
+    "{job: row} of the jobs that an earlier run has done; a last line that was cut short is dropped."
+    data = journal.read_bytes() if journal.exists() else b""
+    whole = data[:data.rfind(b"\n") + 1]
+    if whole != data: os.truncate(journal, len(whole))
+    try: return dict(json.loads(line) for line in whole.splitlines())
+    except (ValueError, TypeError) as e: raise ResultsError(f"{journal}: damaged ({e}). Delete it.") from e
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #14af0899
+def _do(compute, job, taken):
+    "The row of one job."
+    start, call = time.perf_counter(), f"{compute.__name__}(**{job})"
+    try: found, seconds = compute(**job), round(time.perf_counter() - start, 3)
+    except Exception as e:
+        raise ResultsError(f"{call} failed: {type(e).__name__}: {e}. Jobs that are done are kept: repair this one and "
+                           "run again.") from e
+    return _row(job, "A job") | _row(found, f"What {call} returns", taken) | {"seconds": seconds}
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #90f65677
+def _do_all(name, compute, jobs, journal, progress):
+    "The rows of all jobs, in order; those of the journal are not done again."
+    from tqdm import tqdm
+
+    done, taken = _recall(journal), {"seconds"}.union(*jobs.values())
+    left = [key for key in jobs if key not in done]
+    bar = tqdm(left, name, len(jobs), initial=len(jobs) - len(left), unit="job", disable=progress is False)
+    with open(journal, "a", encoding="utf-8") as f:
+        for key in bar:
+            done[key] = _do(compute, jobs[key], taken)
+            f.write(json.dumps([key, done[key]]) + "\n"); f.flush(); os.fsync(f.fileno())
+    return [done[key] for key in jobs]
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #83c8bd35
+def _do_once(compute):
+    found = compute()
+    found = found.to_dict("records") if isinstance(found, pd.DataFrame) else found
+    if isinstance(found, (list, tuple)) and found: return [_row(row, f"A row of {compute.__name__}()") for row in found]
+    raise ResultsError(f"{compute.__name__}() returns no rows. Expected: a list of dictionaries, or a DataFrame.")
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #7d969542
+def _compute(path, compute, jobs, code, progress):
+    "Compute all rows and write the file; the journal goes when the file is there."
+    versions, hashed, start = _versions(code), code_hash(*code), time.perf_counter()
+    by = hashlib.sha256(_key(versions).encode()).hexdigest()[:6]
+    journal = settings.cache / "results" / f"{path.stem}-{hashed}-{by}.jsonl"
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    rows = _do_all(path.stem, compute, jobs, journal, progress) if jobs else _do_once(compute)
+    seconds = round(sum(row["seconds"] for row in rows) if jobs else time.perf_counter() - start, 3)
+    of = sorted(set().union(*jobs.values())) if jobs else None
+    _write(path, dict(format=1, code=hashed, versions=versions, seconds=seconds, jobs=of), rows)
+    journal.unlink(missing_ok=True)
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #9fc3e480
+def _results_folder(folder):
+    "`nbs/results` of the project around the working folder, unless a folder is given."
+    if folder is not None: return Path(folder)
+    for top in (Path.cwd(), *Path.cwd().parents):
+        if (top / "settings.ini").is_file() and (top / "nbs").is_dir(): return top / "nbs" / "results"
+    raise ResultsError(f"No folder from {Path.cwd()} upwards has settings.ini and nbs. Pass folder= to say where.")
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #799ad123
+_NAME = re.compile(r"[a-z][a-z0-9_-]*")
+
+
+def _asked_for(name):
+    "Whether TL_NB_FULL says to compute these results again."
+    said = os.environ.get("TL_NB_FULL", "").strip()
+    if said in ("", "0", "1"): return said == "1"
+    names = [word.strip() for word in said.split(",")]
+    if all(_NAME.fullmatch(n) and n not in ("true", "false", "yes", "no", "on", "off", "all") for n in names):
+        return name in names
+    raise ResultsError(f"TL_NB_FULL = {said}: allowed are 1 (compute all results again), 0, or names of results with "
+                       "commas between them, such as fine-tuning,ensembles.")
+
+
+def _way(name): return f"TL_NB_FULL={name} make refresh NBS=… with the path of the notebook"
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #c7bbe60c
+@dataclass(frozen=True, eq=False)
+class Results:
+    "Stored figures, and what made them. Made by `results`."
+    name: str
+    rows: pd.DataFrame  # one row a job, in the order of the jobs: what it was given, its figures, its seconds
+    seconds: float  # of all jobs together
+    versions: dict  # package -> version
+    code: str  # `code_hash` of what made them
+    stale: bool = False  # made by other code, or for other jobs
+
+    def _line(self):
+        took = f"{self.seconds / 60:.1f} minutes" if self.seconds >= 90 else f"{self.seconds:.1f} s"
+        by = ", ".join(map(" ".join, self.versions.items()))
+        old = " STALE: made by other code or for other jobs." if self.stale else ""
+        return f"{len(self.rows)} rows, computed in {took} with {by}.{old} To compute again: TL_NB_FULL={self.name}"
+
+    def __repr__(self): return f"Results '{self.name}'\n{self.rows.to_string(index=False, max_rows=20)}\n{self._line()}"
+
+    def _repr_html_(self):
+        table = self.rows.to_html(index=False, max_rows=20, border=0, na_rep="–")
+        return f"<p><b>Results</b> {escape(self.name)}</p>{table}<p>{escape(self._line())}</p>"
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #5060257b
+def _select(self: Results, columns, where):
+    "The rows where all columns have the values given; every name is checked."
+    if unknown := [c for c in [*columns, *where] if c not in self.rows]:
+        raise ResultsError(f"Results '{self.name}' have no column '{unknown[0]}'. There are: {', '.join(self.rows)}.")
+    rows = self.rows
+    for column, value in where.items():
+        if not len(found := rows[rows[column] == value]):
+            raise ResultsError(f"No row has {column} = {value!r}. There are: {rows[column].unique().tolist()}.")
+        rows = found
+    if pd.api.types.is_numeric_dtype(rows[columns[-1]]): return rows
+    raise ResultsError(f"'{columns[-1]}' of results '{self.name}' is not a number in every row, so it is no score.")
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #05df16c7
+def _paired(self: Results, method, value, by, where):
+    "{method: {key: value}}, every method with the same keys in the same order; a key has one value of each of `by`."
+    rows, found = _select(self, [method, *by, value], where), {}
+    said = lambda key: ", ".join(f"{k} = {v}" for k, v in zip(by, key))
+    keys = list(zip(*(rows[k].tolist() for k in by)))
+    for name, key, score in zip(rows[method], keys, rows[value]):
+        if key in found.setdefault(name, {}):
+            raise ResultsError(f"{method} = {name} has several rows for {said(key)}. Say which, by a column that "
+                               f"differs between them: {', '.join(k for k in rows if rows[k].nunique() > 1)}.")
+        found[name][key] = score
+    for name, scores in found.items():
+        if missing := [key for key in dict.fromkeys(keys) if key not in scores]:
+            raise ResultsError(f"{method} = {name} has no row for {said(missing[0])}, which another {method} has, so "
+                               "they cannot be paired. Compute that job too, or leave it out of all.")
+    return {name: {key: scores[key] for key in dict.fromkeys(keys)} for name, scores in found.items()}
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #62cf69e0
+@patch
+def scores(self: Results, method: str,  # the column that names the methods
+           value: str,  # the column of the score
+           **where) -> dict:  # column=value: only rows that have it
+    "{method: scores (n_seeds,)} for `comparison_table`, paired by `seed`. Raises `ResultsError` for unpaired seeds."
+    found = _paired(self, method, value, ["seed"], where)
+    return {name: np.array(list(of.values()), dtype=float) for name, of in found.items()}
+
+
+@patch
+def curve(self: Results, method: str, value: str, size: str = "n",  # the column of the number of training items
+          **where) -> pd.DataFrame:
+    "The table that `plot_learning_curve` takes: n, seed, method, score, paired by size and seed as `.scores` is."
+    found = _paired(self, method, value, [size, "seed"], where)
+    rows = [(*key, name, score) for name, of in found.items() for key, score in of.items()]
+    return pd.DataFrame(rows, columns=["n", "seed", "method", "score"])
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #666ab398
+def _read(path):
+    "What a file of results holds, checked."
+    kinds = dict(code=str, versions=dict, seconds=(int, float), jobs=(list, type(None)), rows=list)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (form := found["format"]) != 1: raise ResultsError(f"{path}: format {form}; this tl_nb reads 1: update it.")
+        wrong = [k for k, kind in kinds.items() if not isinstance(found[k], kind)]
+        if wrong or {type(row) for row in found["rows"]} != {dict}: raise ValueError(f"wrong {wrong or 'rows'}")
+    except (ValueError, KeyError, TypeError) as e:
+        raise ResultsError(f"{path}: damaged ({type(e).__name__}: {e}). Take it from version control again, or compute "
+                           f"it: {_way(path.stem)}.") from e
+    return found
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #f2d8042e
+def _load(path, code, jobs):
+    "The `Results` of a file, rows in the order of the jobs, with a warning where code or jobs are others."
+    found = _read(path)
+    has, asked = found["jobs"], jobs or {"{}": {}}  # without jobs, all rows are of one call that had no arguments
+    rows = {_key({k: row[k] for k in has or () if k in row}): row for row in found["rows"]}
+    why = ["they were made by other code"] if found["code"] != code else []
+    for how, keys in ("are missing", asked.keys() - rows.keys()), ("are not asked for", rows.keys() - asked.keys()):
+        if keys: why.append(f"{len(keys)} jobs {how}, such as {min(keys)}")
+    if why: warnings.warn(f"{path.name}: these results are stale: {'; '.join(why)}. Compute them again: "
+                          f"{_way(path.stem)}.", stacklevel=3)
+    table = pd.DataFrame([rows[k] for k in asked] if jobs and not why else found["rows"])
+    return Results(path.stem, table, found["seconds"], found["versions"], found["code"], bool(why))
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #1c5c5926
+def _by_key(name, jobs):
+    "{key: job}; raises for a name that is no file name, and for jobs that cannot be told apart."
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ResultsError(f"name = {name!r}: a name of results has small letters, digits, - and _, and begins with a "
+                           "letter, such as fine-tuning. It has no folder; that is folder=.")
+    if jobs is None: return None
+    found = {}
+    for i, job in enumerate(jobs):
+        if (key := _key(_row(job, f"Job {i}", {"seconds"}))) in found: raise ResultsError(f"Job {key} is given twice.")
+        found[key] = job
+    if not found: raise ResultsError(f"jobs of '{name}' is empty. Give at least one, or None for a single computation.")
+    return found
+
+# %% ../nbs/1_foundations/09_evaluate.ipynb #86110559
+def results(name: str,  # of the file, such as 'fine-tuning'
+            compute,  # compute(**job) -> dict of figures; without jobs, compute() -> rows: list of dicts or DataFrame
+            jobs=None,  # list of dicts of keyword arguments, such as seed, n, strategy
+            *, code=(),  # more functions, classes and modules that decide the figures
+            folder=None,  # where the file is; None takes nbs/results of the project
+            progress: bool | None = None) -> Results:  # False hides the bar
+    """Stored figures; computed only when TL_NB_FULL is 1 or names them, and then resumed where a killed run stopped.
+
+    Warns when other code or jobs made them. Raises `ResultsError` for no file, a damaged one, and a job that fails."""
+    jobs, code = _by_key(name, jobs), (compute, *(code if isinstance(code, (list, tuple)) else [code]))
+    hashed, path = code_hash(*code), _results_folder(folder) / f"{name}.json"
+    if _asked_for(name): _compute(path, compute, jobs, code, progress)
+    elif not path.is_file():
+        raise ResultsError(f"{path}: there is no such file, so '{name}' was never computed. Compute it, which may take "
+                           f"long: {_way(name)}; in Python, set os.environ['TL_NB_FULL'] = '{name}' before the call.")
+    return _load(path, hashed, jobs)

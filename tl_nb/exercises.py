@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
-           'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested']
+           'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
+           'check_rates_by_depth', 'check_store_key']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -247,3 +248,48 @@ def check_nested(answer):
     assert abs(found - 0.775) > 1e-9, "That is the inner accuracy. It chose C, so report the test accuracy of that C."
     assert abs(found - 0.725) < 1e-9, "In each fold, take the test accuracy of the C with the best inner accuracy."
     return "The inner accuracy chooses, the test accuracy reports, and neither does the other's work."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #f5156db3
+@checker
+def check_reorder(answer):
+    "A function of (probabilities, their classes, our classes) that puts the columns into our order"
+    import numpy as np
+
+    p = np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
+    found = np.asarray(answer(p, ["b", "c", "a"], ["a", "b", "c"]))
+    assert found.shape == p.shape, f"The result has the shape {found.shape}; it should stay {p.shape}."
+    back = np.allclose(found, p[:, [1, 2, 0]])
+    assert not back, "These columns went the other way: ask where each of our classes stands in their list."
+    assert np.allclose(found, p[:, [2, 0, 1]]), "Column i should be the probability of ours[i]."
+    try: answer(p, ["b", "c", "a"], ["a", "b", "d"])
+    except ValueError: return "The order of classes is a part of a model; without it, its numbers mean nothing."
+    raise AssertionError("Lists that hold other classes should raise a ValueError, not give an array.")
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #36424cc3
+@checker
+def check_rates_by_depth(answer):
+    "A function of (rate, decay, n) that gives the learning rates of n stages, input first"
+    found = [float(r) for r in answer(1e-3, 0.5, 4)]
+    assert len(found) == 4, f"One rate a stage: four were asked for, {len(found)} came."
+    assert found[0] < found[-1], "The input comes first and has the lowest rate; the head comes last."
+    assert abs(found[-1] - 1e-3) < 1e-9, "The last stage has the full rate."
+    assert max(abs(a - 0.5 * b) for a, b in zip(found, found[1:])) < 1e-9, "Each is `decay` times the one behind it."
+    assert len(list(answer(1e-3, 1.0, 3))) == 3, "With decay 1 all stages have the same rate."
+    return "Low rates keep what is common to all tasks; high ones change what is special to the old one."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #437b4bfe
+@checker
+def check_store_key(answer):
+    "A function of (weights, text, max_length) that returns a key"
+    key = answer("w1", "good film", 8)
+    assert key == answer("w1", "good film", 8), "The same three give two different keys: nothing would be found again."
+    assert key != answer("w2", "good film", 8), "Other weights, and still the same key: stale features would be served."
+    assert key != answer("w1", "bad film", 8), "Another text, and still the same key."
+    assert key != answer("w1", "good film", 256), "Another limit of tokens reads another part of the text: it belongs in."
+    glued = [(a + s + b, c) for s in ("", "|", ",", " ", "-") for a, b, c in [("a", "b", "c")]]
+    pairs = [((ab, c, 1), ("a", ab[1:] + c, 1)) for ab, c in glued]
+    pairs += [(("a" + s + "b", "c", 1), ("a", "b" + s + "c", 1)) for s in ("|", ",", " ", "-")]
+    for a, b in [*pairs, (("w", "a1", 2), ("w", "a", 12))]:
+        assert answer(*a) != answer(*b), f"{a} and {b} get the same key: the parts run into each other."
+    assert {key: 1}[answer("w1", "good film", 8)] == 1, "The key cannot be looked up in a dictionary."
+    return "A key keeps its parts apart, whatever stands in them. A tuple does; so does a hash of parts with lengths."
