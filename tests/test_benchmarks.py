@@ -95,3 +95,29 @@ def test_interleave_takes_turns_and_does_not_count_the_first_round():
     turns = []
     found = interleave({"a": lambda: turns.append("a"), "b": lambda: turns.append("b")}, runs=2)
     assert turns == list("ababab") and [len(seconds) for seconds, _ in found.values()] == [2, 2]
+
+
+def test_on_the_same_batches_without_dropout_both_trainers_end_with_the_same_weights(backbone, data, tmp_path, quiet,
+                                                                                     monkeypatch):
+    monkeypatch.setattr(finetune, "BATCH", 8)
+    order = np.argsort([-len(ids) for ids in backbone.tokenize(data.train.items, 256).ids], kind="stable")
+    train, made = data.train[order], []
+    def without_dropout(*args):
+        learn = learner(*args)
+        for m in learn.model.modules():
+            if isinstance(m, torch.nn.Dropout): m.p = 0.0
+        learn.dls.loaders[0] = learn.dls.train.new(shuffle=False)
+        made.append(learn)
+        return learn
+    learner = finetune.learner
+    monkeypatch.setattr(finetune, "learner", without_dropout)
+    run = finetune.ours(backbone, train, data.valid)
+    start = finetune.copy.deepcopy(made[0].model.net)
+    theirs = finetune.theirs(start, finetune.rows(backbone, train), backbone.processor, tmp_path,
+                             train_sampling_strategy="sequential")()
+    ours, moved = run().state_dict(), 0.0
+    for k, v in theirs.state_dict().items():
+        if k.endswith("key.bias"): continue  # takes no part in the result: its gradient is rounding
+        moved = max(moved, float((v - start.state_dict()[k]).abs().max()))
+        torch.testing.assert_close(ours[k], v, atol=2e-5, rtol=0, msg=k)
+    assert moved > 2e-4, "the tolerance must be small beside what training changes"

@@ -14,7 +14,8 @@ from tl_nb.assets import fetch
 from tl_nb.backbones import _timm_backbone, freeze, load_backbone, unfreeze
 from tl_nb.data import DataError, Dataset, load_data
 from tl_nb.embedding import FeatureError, embed, embed_stages, plan_batches
-from tl_nb.features import Prototype, prototype
+from tl_nb.evaluate import compare
+from tl_nb.features import Probe, Prototype, probe, probe_stages, prototype
 
 WORDS = "the a cat dog sat ran on under red blue mat hat and good bad film plot".split()
 
@@ -573,3 +574,113 @@ def test_a_thin_image_is_refused(lite0, pictures):
     with pytest.raises(FeatureError, match="Item 1 of 2 is an image of 20000 x 1 pixels"):
         embed(lite0, [pictures[0], np.zeros((1, 20000, 3), np.uint8)])
     assert np.isfinite(embed(lite0, [np.zeros((2, 200, 3), np.uint8)])).all()
+
+
+# ---- probe: the choice on validation, the report on test
+
+def noisy(n=120, seed=0, groups=None):
+    "Items that are numbers written as texts, two classes, and views: one knows the class, one half knows, one is noise."
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    data = Dataset([f"item {i}" for i in range(n)], y, ["a", "b"], groups=groups)
+    signal = lambda s: np.c_[(2 * y - 1) * s, rng.normal(size=(n, 3))] + rng.normal(size=(n, 4)) * 0.5
+    return data, {"noise": signal(0), "weak": signal(0.6), "strong": signal(4)}
+
+
+def test_probe_finds_the_view_that_knows():
+    data, views = noisy()
+    found = probe(views, data, n=30, seeds=4)
+    assert found.chosen == ["strong"] * 4 and list(found.valid) == list(found.test) == list(views)
+    assert np.array_equal(found.scores["chosen"], found.test["strong"])
+    assert found.test["strong"].min() > 0.9 and 0.3 < found.test["noise"].mean() < 0.7
+    c = found.against("noise")
+    assert c.clear and c.difference.mean > 0 and (c.a, c.b) == ("chosen", "noise")
+    assert found.against().b == "strong" and found.against("weak", "noise").a == "noise"
+
+
+def test_probe_chooses_by_validation_alone_and_reports_the_test():
+    p = Probe({"a": np.array([.9, .5, .7]), "b": np.array([.8, .6, .7])}, {"a": np.array([.1, .2, .3]),
+              "b": np.array([.4, .5, .6])}, 0.25)
+    assert p.chosen == ["a", "b", "a"]  # of equals, the first
+    assert p.scores["chosen"].tolist() == [.1, .5, .3] and "chosen" not in p.test
+    table = p.table()
+    assert table.loc["a", "chosen"] == "2 of 3" and table.loc["chosen", "test"] == "0.300"
+    assert table.loc["b", "test − b"] == "" and table.loc["a", "test − b"].startswith("-0.300 [")
+    assert "0.500" in repr(p) and "<table" in p._repr_html_()
+    independent = compare(p.scores["chosen"], p.test["b"]).difference
+    assert p.against().difference.low < independent.low, "the overlap of the parts makes the interval wider"
+
+
+def test_probe_is_the_same_for_a_seed_and_trains_all_views_on_the_same_items():
+    data, views = noisy()
+    a, b = (probe(views | {"twice": views["weak"]}, data, n=20, seeds=[3, 5]) for _ in range(2))
+    assert all(np.array_equal(a.test[v], b.test[v]) and np.array_equal(a.valid[v], b.valid[v]) for v in a.test)
+    assert np.array_equal(a.test["weak"], a.test["twice"]) and not np.array_equal(a.test["weak"], a.test["strong"])
+
+
+def test_probe_keeps_groups_together():
+    "A view that only knows the group is worth nothing on groups that were not seen; split by item it knows all."
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(30), 6)
+    y = rng.permutation(np.arange(30) % 2)[groups]
+    views, items = {"group": np.eye(30)[groups]}, [f"t{i}" for i in range(180)]
+    fair = probe(views, Dataset(items, y, ["a", "b"], groups=groups), seeds=4)
+    leaky = probe(views, Dataset(items, y, ["a", "b"]), seeds=4)
+    assert leaky.test["group"].mean() > 0.95 and fair.test["group"].mean() < 0.65
+
+
+def test_a_transformer_learns_from_training_items_only():
+    from sklearn.base import BaseEstimator, TransformerMixin
+    seen = []
+
+    class Lengths(TransformerMixin, BaseEstimator):
+        def fit(self, X, y=None):
+            seen.append(list(X))
+            return self
+
+        def transform(self, X): return np.array([[len(x), 1.0] for x in X])
+
+    data, views = noisy()
+    probe({"lengths": Lengths()}, data, n=25, seeds=[0, 1])
+    for items, seed in zip(seen, (0, 1)):
+        assert len(items) == 25 and set(items) <= set(data.split(0.2, 0.2, seed).train.items)
+
+
+def test_each_class_is_drawn():
+    y = np.r_[np.zeros(200, int), [1, 2]]
+    for seed in range(20):
+        at = F._drawn(y, np.arange(202), 5, seed)
+        assert len(at) == len(set(at.tolist())) == 5 and set(y[at]) == {0, 1, 2}
+    assert sorted(F._drawn(y, np.arange(202), None, 0)) == list(range(202))
+
+
+@pytest.mark.parametrize("views,n,why", [
+    ({}, None, "at least one"), ({"chosen": np.ones((120, 2))}, None, "may be called 'chosen'"),
+    ({"a": np.ones((7, 2))}, None, "'a' has 7 rows, and there are 120"), ({"a": "text"}, None, "'a' has 0 rows"),
+    ({"a": np.ones((120, 2))}, 1, "n = 1: from 2"), ({"a": np.ones((120, 2))}, 99, "up to the 72 items"),
+])
+def test_probe_refuses(views, n, why):
+    with pytest.raises(FeatureError, match=why): probe(views, noisy()[0], n=n, seeds=2)
+
+
+def test_probe_stages_is_probe_of_all_stages_and_uses_the_store(minilm, reviews, tmp_path):
+    from tl_nb.features import FeatureStore
+    store, kw = FeatureStore(tmp_path), dict(seeds=[1], n=20)
+    a = probe_stages(minilm, reviews, store=store, **kw)
+    assert list(a.test) == [s.name for s in minilm.body]
+    passed = []
+    hook = minilm.model.register_forward_hook(lambda *_: passed.append(1))
+    try: b = probe_stages(minilm, reviews, store=store, **kw)
+    finally: hook.remove()
+    assert not passed and all(np.array_equal(a.test[s], b.test[s]) for s in a.test)
+    c = probe_stages(minilm, reviews, stages=[2, -1], **kw)
+    assert list(c.test) == ["block 2", "block 6"] and np.array_equal(c.test["block 6"], a.test["block 6"])
+
+
+def test_probe_plots_a_point_a_seed():
+    from matplotlib import pyplot as plt
+    ax = Probe({"a": np.ones(3)}, {"a": np.array([.1, .2, .3]), "b": np.array([.4, .5, .6])}, 0.25).plot(label="x")
+    mean = next(line for line in ax.lines if line.get_label() == "x")
+    assert np.allclose(mean.get_ydata(), [0.2, 0.5]) and [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+    assert sum(len(line.get_ydata()) for line in ax.lines if line is not mean) == 6
+    plt.close(ax.figure)
