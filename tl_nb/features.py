@@ -426,7 +426,8 @@ def plot(self: Probe, ax=None,  # matplotlib axes to draw on
     "Test accuracy of the views, in their order: a point a seed, the mean as a line, its 95% interval as a band."
     ax, names = _axes(ax, (6.5, 3)), list(self.test)
     found = [interval(s, test_train_ratio=self.test_train_ratio) for s in self.test.values()]
-    ax.fill_between(names, [i.low for i in found], [i.high for i in found], color=colour, alpha=0.15, lw=0)
+    band = [max(i.low, 0) for i in found], [min(i.high, 1) for i in found]
+    ax.fill_between(names, *band, color=colour, alpha=0.15, lw=0)
     ax.plot(names, list(self.test.values()), "o", color=colour, alpha=0.4, markersize=3, markeredgewidth=0)
     ax.plot(names, [i.mean for i in found], "o-", color=colour, label=label)
     ax.set_ylabel("test accuracy")
@@ -435,13 +436,16 @@ def plot(self: Probe, ax=None,  # matplotlib axes to draw on
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #ef6af8f6
 def _check_views(views, data):
-    "Raise for no view at all, and for one that has not a row an item."
+    "Raise for no view at all, and for one that has not a row of finite numbers for each item."
     if not views or "chosen" in views:
         raise FeatureError(f"views = {list(views)}: at least one is needed, and none of them may be called 'chosen'.")
     for name, view in views.items():
         if not hasattr(view, "fit") and (n := getattr(view, "shape", [0])[0]) != len(data):
             raise FeatureError(f"The view {name!r} has {n} rows, and there are {len(data)} items: give an array with a "
                                "row for each item, or a transformer of raw items.")
+        if isinstance(view, np.ndarray) and not np.isfinite(view).all():
+            raise FeatureError(f"The view {name!r} holds numbers that are not finite, first in row "
+                               f"{np.flatnonzero(~np.isfinite(view).all(axis=1))[0]}: look for a division by zero.")
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #0d8cc970
 def probe(views: dict,  # name -> features (n_items, d) of all items, or a scikit-learn transformer of raw items
