@@ -657,6 +657,7 @@ def test_each_class_is_drawn():
 @pytest.mark.parametrize("views,n,why", [
     ({}, None, "at least one"), ({"chosen": np.ones((120, 2))}, None, "may be called 'chosen'"),
     ({"a": np.ones((7, 2))}, None, "'a' has 7 rows, and there are 120"), ({"a": "text"}, None, "'a' has 0 rows"),
+    ({"a": np.where(np.arange(240).reshape(120, 2) == 5, np.nan, 1.0)}, None, "not finite, first in row 2"),
     ({"a": np.ones((120, 2))}, 1, "n = 1: from 2"), ({"a": np.ones((120, 2))}, 99, "up to the 72 items"),
 ])
 def test_probe_refuses(views, n, why):
