@@ -295,7 +295,7 @@ def test_early_stopping_with_fine_tune_and_lr_find(learner):
     learn.fine_tune(4, 0.0)
     assert stop.best_epoch == 0 and len(learn.recorder.values) == 2
     before = everything(learn.model)
-    learn.lr_find(num_it=3, show_plot=False)
+    learn.lr_find(num_it=20, show_plot=False)
     assert not moved(before, learn.model)
 
 

@@ -46,11 +46,14 @@ class _PooledHead(nn.Module):
         return self.head(self.dropout(_pool(hidden, tokens, self.pooling, self.backbone[0])))
 
 # %% ../nbs/2_techniques/04_classifier.ipynb #25b9bd60
+_NATIVE = {"text": "AutoModelForSequenceClassification", "image": "AutoModelForImageClassification"}
+
+
 def _native(backbone, classes, dropout):
     "The architecture's own classifier, with a copy of the backbone's weights."
     import transformers
 
-    kind = "AutoModelForSequenceClassification" if backbone.kind == "text" else "AutoModelForImageClassification"
+    kind = _NATIVE[backbone.kind]
     names = {i: str(c) for i, c in enumerate(classes)}
     config = copy.deepcopy(backbone.model.config)
     config.update({"id2label": names, "label2id": {c: i for i, c in names.items()}})
@@ -441,13 +444,14 @@ def _whole(folder, about):
 
 # %% ../nbs/2_techniques/04_classifier.ipynb #9a0491df
 def _whole_native(folder, about):
-    from safetensors.torch import load_file
+    import transformers
 
-    found = Classifier(load_backbone(folder), about["classes"], pooling="native")
-    missing, extra = found.net.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False)
-    if missing or extra:
-        raise ClassifierError(f"{Path(folder).name}: the weight file does not fit its config.json (for instance "
-                              f"{[*missing, *extra][0]}). Save the classifier again.")
+    found, kind = Classifier(load_backbone(folder), about["classes"], pooling="native"), _NATIVE[about["kind"]]
+    with _quiet_transformers():  # by the library's own reading, since it stores some weights under other names
+        net, info = getattr(transformers, kind).from_pretrained(folder, local_files_only=True, output_loading_info=True)
+    if lacks := [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]:
+        raise KeyError(f"the weight file does not fit its config.json (for instance {lacks[0]})")
+    found.net.load_state_dict(net.state_dict())
     return found
 
 # %% ../nbs/2_techniques/04_classifier.ipynb #0560b8b1

@@ -7,6 +7,7 @@ __all__ = ['TransferLearner', 'text_learner', 'image_learner', 'EarlyStopping']
 
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #6737cadf
 import platform
+import random
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -15,19 +16,21 @@ from warnings import catch_warnings, simplefilter
 import numpy as np
 import torch
 from fastcore.basics import patch
+from fastcore.foundation import L
 from torch import nn
 
 from .backbones import Backbone, load_backbone
 from .classifier import Classifier, ClassifierError
 from .data import open_image
-from .embedding import FeatureError, _bad_item, _dtype, _load_image, _sort_out, _text_fault, _threads
+from .embedding import (FeatureError, _bad_item, _check_sizes, _dtype, _load_image, _sort_out, _text_fault,
+                             _threads)
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
 
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #c38168aa
 with catch_warnings():  # fastai 2.8 uses torch.jit.script, which newer PyTorch calls deprecated
     simplefilter("ignore", FutureWarning)
-    from fastai.callback.core import CancelFitException
+    from fastai.callback.core import Callback, CancelFitException
     from fastai.callback.schedule import Learner  # with fine_tune and fit_one_cycle
     from fastai.callback.tracker import TrackerCallback
     from fastai.callback.training import GradientClip
@@ -49,6 +52,7 @@ def _batch_of(backbone):
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #53c581db
 def _text_loader(backbone, data, bs, shuffle, max_length):
     "Texts of like length share a batch, so that little of it is padding."
+    _check_sizes("raise", max_length=max_length)
     bad = _sort_out(data.items, _text_fault, "skip")[1]
     if bad: raise _bad_item(bad, len(data))
     ids = backbone.tokenize(data.items, max_length).ids
@@ -82,6 +86,8 @@ def _parts(data, valid, kind):
     "The parts to train on and to choose by."
     if not isinstance(data, Dataset): raise FeatureError("data: a Dataset is needed, of load_data, from_folder or from_csv.")
     if data.kind != kind: raise FeatureError(f"data holds {data.kind}s: for these there is {data.kind}_learner.")
+    if not (valid is None or isinstance(valid, Dataset) and valid.kind == kind):
+        raise FeatureError(f"valid: another Dataset of {kind}s is needed, or None for the valid part of data.")
     train = data.train if "train" in data.splits else data
     if valid is None and "valid" not in data.splits:
         raise FeatureError("There is no validation part. Split first, data = data.split(valid=0.2), or pass valid=.")
@@ -160,20 +166,40 @@ def save_pretrained(self: TransferLearner, folder, merge=False):
     "As `Classifier.save_pretrained`; `Classifier.from_pretrained(folder)` predicts the same."
     return self.model.save_pretrained(folder, merge=merge)
 
+
+@patch
+def export(self: TransferLearner, *args, **kwargs):
+    "Refused: fastai's export is a pickle, which runs code when it is loaded."
+    raise ClassifierError("export would write a pickle, which runs code when it is loaded. Use save_pretrained(folder), "
+                          "and Classifier.from_pretrained(folder) to read it.")
+
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #5e5c394c
 def _adamw(params, **kwargs): return torch.optim.AdamW(params, fused=True, **kwargs)
 
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #a1c83107
+class _OwnStream(Callback):
+    "Start the first training with the random numbers that followed the learner's seed, whatever was drawn since."
+    def __init__(self): self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+    def before_fit(self):
+        if self.states is None: return
+        for put, state in zip((random.setstate, np.random.set_state, torch.set_rng_state), self.states): put(state)
+        self.states = None
+
+# %% ../nbs/2_techniques/05_fine_tuning.ipynb #cbab56fe
 def _learner(backbone, train, valid, loader, *, pooling, method, dropout, lr, bs, seed, precision, cbs, **kwargs):
+    _check_sizes("raise", bs=bs)
+    if backbone.kind != train.kind:
+        raise FeatureError(f"{backbone.name} is a backbone for {backbone.kind}s, and data holds {train.kind}s.")
     seed_everything(seed)
     model = Classifier(backbone, train.classes, pooling=pooling, dropout=dropout)
     if method is not None: model.parameter_efficient(method)
     model.bf16 = _dtype(precision, settings.torch_device()) == torch.bfloat16
-    dls = DataLoaders(loader(train, bs, True), loader(valid, 4 * bs, False), device=settings.torch_device())
+    dls = DataLoaders(loader(train, bs, True), loader(valid, bs, False), device=settings.torch_device())
     usual = dict(loss_func=CrossEntropyLossFlat(), opt_func=partial(OptimWrapper, opt=_adamw), metrics=accuracy, wd=0.01,
                  path=settings.cache / "learners")
     learn = TransferLearner(dls, model.to(dls.device), lr=lr, splitter=lambda m: [s.parameters() for s in m.stages],
-                            train_bn=False, cbs=[GradientClip(1.0), *(cbs or [])], **usual | kwargs)
+                            train_bn=False, cbs=[GradientClip(1.0), _OwnStream(), *L(cbs)], **usual | kwargs)
     learn.train_data = train
     if backbone.kind == "text": learn.backbone.max_length = dls.train.max_length  # predict, probe and save keep to it
     return learn
