@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import tl_nb.backbones as B
-from small_models import IMAGE, SMALL, TEXT, WORDS, image_backbone, save_text, tokenizer
+from small_models import IMAGE, TEXT, WORDS, image_backbone, save_hf_image, save_text, tokenizer
 from tl_nb.backbones import Backbone, BackboneError, freeze, is_frozen, load_backbone, unfreeze
 
 
@@ -285,14 +285,7 @@ def test_timm_folder_with_a_pickle_is_refused(tmp_path):
 
 @pytest.mark.parametrize("make", ["vit", "resnet"])
 def test_hugging_face_image_models(tmp_path, make):
-    if make == "vit":
-        small = {k: v for k, v in SMALL.items() if k not in ("vocab_size", "max_position_embeddings")}
-        model = transformers.ViTModel(transformers.ViTConfig(**small, image_size=32, patch_size=8))
-    else:
-        model = transformers.ResNetModel(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1],
-                                                                   layer_type="basic"))
-    model.save_pretrained(tmp_path)
-    transformers.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    save_hf_image(make, tmp_path)
     bb = load_backbone(tmp_path)
     x = bb.transform(Image.new("L", (50, 40), 90))
     assert bb.kind == "image" and x.shape == (3, 32, 32)
