@@ -77,7 +77,7 @@ def test_all_ways_of_fine_tuning_see_the_same_items_steps_and_weights(backbone, 
     counts = {}
     for name, run in finetune.ways(backbone, data.train, data.valid, tmp_path, 1).items():
         items.clear(), steps.clear()
-        assert all(p.requires_grad for p in run().parameters())
+        assert all(p.requires_grad for p in run()[-1].parameters())
         counts[name] = len(steps), sum(items)
     assert set(counts.values()) == {(8, 64)}, counts
     for start in starts[1:]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -513,9 +514,10 @@ _FINGERPRINTS = WeakKeyDictionary()  # backbone -> (marks, fingerprint)
 def _fingerprint(backbone):
     "The fingerprint of a backbone, computed anew when any bit of it has changed."
     tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
+    with ThreadPoolExecutor(settings.threads) as pool:  # crc32 lets other threads run meanwhile
+        sums = list(pool.map(lambda state: (state[0], zlib.crc32(state[1])), _state(backbone.model)))
     marks = [f"{_preprocessing(backbone)}|{backbone.max_length}|{_network(backbone.model)}",
-             *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors),
-             *((words, zlib.crc32(values)) for words, values in _state(backbone.model))]
+             *((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors), *sums]
     known = _FINGERPRINTS.get(backbone)
     if known is None or known[0] != marks: known = _FINGERPRINTS[backbone] = marks, backbone.fingerprint
     return known[1]

@@ -120,7 +120,7 @@ def _text_fault(item):
         image = isinstance(item, (Path, np.ndarray)) or hasattr(item, "getpixel")
         return f"is a {type(item).__name__}, not a text" + (
             ": for images use load_backbone(kind='image')" if image else "")
-    if half := re.search(r"[\ud800-\udfff]", item):
+    if not item.isascii() and (half := re.search(r"[\ud800-\udfff]", item)):
         return f"has half of a character (surrogate {half[0]!r}) at {half.start()}, so it was decoded wrongly"
     return None if item.strip() else "is an empty text"
 
@@ -152,10 +152,17 @@ def _dtype(precision, device):
     return torch.bfloat16 if precision == "bf16" or precision == "auto" and fast_bf16(device) else torch.float32
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #5114f5f8
-def _packed(linear):
-    "A linear layer as a function that multiplies by oneDNN."
-    weight, bias = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()), linear.bias
-    return lambda x: torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _packed(linear, worth=768):
+    "A linear layer as a function that multiplies by oneDNN, its weights packed at the first input of `worth` rows."
+    packed = []
+
+    def run(x):
+        if x.numel() < worth * linear.in_features: weight = linear.weight  # few rows: packing would cost more than it saves
+        else:
+            if not packed: packed.append(torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach()))
+            weight = packed[0]
+        return torch.ops.mkldnn._linear_pointwise(x, weight, linear.bias, "none", [], "")
+    return run
 
 # %% ../nbs/2_techniques/01_embedding.ipynb #bfb246bb
 @contextmanager
@@ -345,8 +352,8 @@ def _sift(job):
     "Digests of the different items, where each stands first, which of them every item is (-1: none), and bad items."
     text = job.backbone.kind == "text"
     at, bad = _sort_out(job.items, _text_fault, job.on_error) if text else (range(len(job.items)), [])
-    with ThreadPoolExecutor(1 if text else settings.threads) as pool:
-        digests = list(pool.map(lambda i: _read_digest(job, job.items[i]), at))
+    with ThreadPoolExecutor(settings.threads) as pool:  # files are worth a thread; handing over a text costs more than it
+        digests = list((map if text else pool.map)(lambda i: _read_digest(job, job.items[i]), at))
     first, number, which = [], {}, np.full(len(job.items), -1)
     for i, digest in zip(at, digests):
         if isinstance(digest, str): bad.append((i, digest))
