@@ -150,8 +150,8 @@ def left_over(cache):
 
 
 def fetch_in_another_process(asset, cache, before="", **kwargs):
-    "A Python process that runs `before` and then fetches."
-    code = textwrap.dedent(before) + textwrap.dedent(f"""
+    "A Python process that runs `before` and then fetches. Ctrl-C is heard, also where tests run as a background job."
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n" + textwrap.dedent(before) + textwrap.dedent(f"""
         from tl_nb.assets import Asset, IndexArchive, Installed, Hub, fetch
         print("ready", flush=True)
         print(fetch({asset!r}, cache={str(cache)!r}, progress=False), flush=True)
