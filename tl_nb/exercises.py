@@ -6,7 +6,7 @@
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
-           'check_rates_by_depth', 'check_store_key']
+           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_left_out']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -293,3 +293,39 @@ def check_store_key(answer):
         assert answer(*a) != answer(*b), f"{a} and {b} get the same key: the parts run into each other."
     assert {key: 1}[answer("w1", "good film", 8)] == 1, "The key cannot be looked up in a dictionary."
     return "A key keeps its parts apart, whatever stands in them. A tuple does; so does a hash of parts with lengths."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #48f50c7f
+@checker
+def check_pooled(answer):
+    "A function of a list of batches (n_i, channels) that returns mean and variance of each channel"
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        batches = [torch.randn(n, 3) * s + m for n, s, m in ((5, 1.0, 0.0), (40, 2.0, 3.0), (1, 1.0, -9.0))]
+    rows = torch.cat(batches).double()
+    mean, variance = (torch.as_tensor(x).double() for x in answer(batches))
+    close = lambda a, b: a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    averaged = torch.stack([b.double().mean(0) for b in batches]).mean(0)
+    assert not close(mean, averaged), "That is the mean of the batches' means: a batch of one counts like one of forty."
+    assert close(mean, rows.mean(0)), "The mean is not the one over all rows. Is each value counted once?"
+    within = sum(len(b) * b.double().var(0, unbiased=False) for b in batches) / len(rows)
+    assert not close(variance, within), "That is the variance inside of the batches. Their means differ too: that is spread as well."
+    assert not close(variance, rows.var(0, unbiased=False)), "Nearly: divide by n - 1, as PyTorch does for the statistics it keeps."
+    assert close(variance, rows.var(0)), "The variance is not the one over all rows."
+    return "Spread inside of the batches plus spread between their means. Averaging the batches' variances forgets the second."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #e1d36cfd
+@checker
+def check_left_out(answer, old, new):
+    "The number of the old class without which LEEP is highest"
+    from tl_nb.transferability import leep
+
+    assert isinstance(answer, int) or hasattr(answer, "item"), "The answer is one number, the column that is left out."
+    assert 0 <= int(answer) < old.shape[1], f"There are {old.shape[1]} old classes, numbered from 0."
+    rest = [[[p for j, p in enumerate(row) if j != k] for row in old] for k in range(old.shape[1])]
+    scores = [leep([[p / sum(row) for p in row] for row in rows], new) for rows in rest]
+    best = max(range(len(scores)), key=lambda k: scores[k])
+    assert int(answer) == best, "Another column can go with a higher LEEP of what is left. Did the rows sum to one again?"
+    if scores[best] <= leep(old, new): return "Even the best column to leave out costs something: every old class said a little about the new ones."
+    return "Leaving it out raises LEEP. That choice has seen these labels, so test it on others before you rely on it."
