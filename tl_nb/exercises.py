@@ -6,7 +6,7 @@
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
-           'check_rates_by_depth', 'check_store_key']
+           'check_rates_by_depth', 'check_store_key', 'check_split_by_name']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -293,3 +293,18 @@ def check_store_key(answer):
         assert answer(*a) != answer(*b), f"{a} and {b} get the same key: the parts run into each other."
     assert {key: 1}[answer("w1", "good film", 8)] == 1, "The key cannot be looked up in a dictionary."
     return "A key keeps its parts apart, whatever stands in them. A tuple does; so does a hash of parts with lengths."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #4db2f8d8
+@checker
+def check_split_by_name(answer):
+    "A function of (groups, share) that gives a list of True and False"
+    names = [f"module{i}" for i in range(400)]
+    whole = [bool(x) for x in answer(names, 0.25)]
+    assert len(whole) == 400, f"400 names were given, {len(whole)} answers came."
+    assert list(answer(["a", "b", "a"], 0.5))[::2] in ([True] * 2, [False] * 2), "Both members of a group go the same way."
+    assert [bool(x) for x in answer(names[::-1], 0.25)] == whole[::-1], "In another order, some groups go another way."
+    alone = [bool(answer([name], 0.25)[0]) for name in names]
+    assert alone == whole, "A group that is alone goes another way than in company: only its name should count."
+    assert 60 <= sum(whole) <= 140, f"{sum(whole)} of 400 are in the test, and about 100 should be."
+    assert not any(answer(names, 0)), "With a share of 0 there is no test."
+    return "A name decides for good: new modules come, and none of the old ones changes sides."
