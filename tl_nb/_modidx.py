@@ -510,6 +510,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                              'tl_nb.pairs._code': ('1_foundations/pairs.html#_code', 'tl_nb/pairs.py'),
                              'tl_nb.pairs._files': ('1_foundations/pairs.html#_files', 'tl_nb/pairs.py'),
                              'tl_nb.pairs._functions': ('1_foundations/pairs.html#_functions', 'tl_nb/pairs.py'),
+                             'tl_nb.pairs._is_question': ('1_foundations/pairs.html#_is_question', 'tl_nb/pairs.py'),
                              'tl_nb.pairs._place': ('1_foundations/pairs.html#_place', 'tl_nb/pairs.py'),
                              'tl_nb.pairs._tree': ('1_foundations/pairs.html#_tree', 'tl_nb/pairs.py'),
                              'tl_nb.pairs.code_pairs': ('1_foundations/pairs.html#code_pairs', 'tl_nb/pairs.py'),

@@ -81,7 +81,7 @@ def __repr__(self: Pairs):
 
 @patch
 def _repr_html_(self: Pairs):
-    rows = "".join(f"<tr><td>{escape(g)}</td><td>{escape(n)}</td><td style='text-align:left'>{escape(q)}</td></tr>"
+    rows = "".join(f"<tr><td>{escape(str(g))}</td><td>{escape(n)}</td><td style='text-align:left'>{escape(q)}</td></tr>"
                    for g, n, q in zip(self.groups[:3], self.names, self.queries))
     return (f"<p><b>Pairs</b>: {len(self):,} from {len(set(self.groups)):,} modules</p>"
             f"<table><tr><th>module</th><th>function</th><th>query</th></tr>{rows}</table>")
@@ -89,6 +89,9 @@ def _repr_html_(self: Pairs):
 # %% ../nbs/1_foundations/11_pairs.ipynb #bc161651
 _LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "distutils", "turtledemo", "site-packages", "dist-packages",
              "node_modules", "build"}
+
+# %% ../nbs/1_foundations/11_pairs.ipynb #47b9e2ab
+def _is_question(query, min_words): return len(query.split()) >= min_words and not re.match(r"[\w.]+\(", query)
 
 # %% ../nbs/1_foundations/11_pairs.ipynb #89443f9f
 def _files(root):
@@ -103,7 +106,7 @@ def code_pairs(folder: str | Path | None = None,  # of Python code; None takes t
                ) -> Pairs:
     """A pair for each function with a docstring: its first sentence, and its code without docstring and remarks.
 
-    Nothing is imported or run. Of equal sentences, and of equal codes, the first stays. Raises `PairsError` for a folder
+    Nothing is imported or run. Signatures are no sentences. Of equal sentences, and of equal codes, the first stays. Raises `PairsError` for a folder
     that is not there or holds no such function.
     """
     root = Path(folder).expanduser() if folder is not None else Path(sysconfig.get_path("stdlib"))
@@ -113,7 +116,7 @@ def code_pairs(folder: str | Path | None = None,  # of Python code; None takes t
         group = path.relative_to(root).parts[0].removesuffix(".py")
         for query, code, name in _functions(path):
             keys = {("query", query.lower()), ("code", code)}
-            if len(query.split()) >= min_words and not keys & seen: rows.append((query, code, name, group))
+            if _is_question(query, min_words) and not keys & seen: rows.append((query, code, name, group))
             seen |= keys
     if not rows: raise PairsError(f"No function in {root} has a docstring of {min_words} words or more. Give another folder.")
     return Pairs(*map(list, zip(*rows)))
