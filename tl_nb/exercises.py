@@ -6,7 +6,8 @@
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
-           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_left_out']
+           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_left_out', 'check_split_by_name',
+           'check_reciprocal_rank']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -329,3 +330,30 @@ def check_left_out(answer, old, new):
     assert int(answer) == best, "Another column can go with a higher LEEP of what is left. Did the rows sum to one again?"
     if scores[best] <= leep(old, new): return "Even the best column to leave out costs something: every old class said a little about the new ones."
     return "Leaving it out raises LEEP. That choice has seen these labels, so test it on others before you rely on it."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #4db2f8d8
+@checker
+def check_split_by_name(answer):
+    "A function of (groups, share) that gives a list of True and False"
+    names = [f"module{i}" for i in range(400)]
+    whole = [bool(x) for x in answer(names, 0.25)]
+    assert len(whole) == 400, f"400 names were given, {len(whole)} answers came."
+    assert list(answer(["a", "b", "a"], 0.5))[::2] in ([True] * 2, [False] * 2), "Both members of a group go the same way."
+    assert [bool(x) for x in answer(names[::-1], 0.25)] == whole[::-1], "In another order, some groups go another way."
+    alone = [bool(answer([name], 0.25)[0]) for name in names]
+    assert alone == whole, "A group that is alone goes another way than in company: only its name should count."
+    assert 60 <= sum(whole) <= 140, f"{sum(whole)} of 400 are in the test, and about 100 should be."
+    assert not any(answer(names, 0)), "With a share of 0 there is no test."
+    return "A name decides for good: new modules come, and none of the old ones changes sides."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #c40789cd
+@checker
+def check_reciprocal_rank(answer):
+    "A function of (ranked, relevant, k) that gives the reciprocal rank of one query"
+    assert abs(answer(["b", "d", "a"], {"b"}, 3) - 1) < 1e-9, "Right at the first place: that is 1."
+    assert abs(answer(["b", "d", "a"], {"a"}, 3) - 1 / 3) < 1e-9, "The third place gives 1/3: places are counted from 1."
+    assert abs(answer(["b", "d", "a"], {"a", "d"}, 3) - 1 / 2) < 1e-9, "Of several relevant ones, the first that is found counts."
+    assert answer(["b", "d", "a"], {"x"}, 3) == 0, "Nothing relevant was found: that is 0."
+    assert answer(["b", "d", "a"], {"a"}, 2) == 0, "Beyond place k nothing counts."
+    assert answer([], {"a"}, 5) == 0, "An empty list finds nothing."
+    return "It falls fast with the place, so the mean over queries says above all how often the first place is right."
