@@ -7,7 +7,7 @@ __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'c
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
            'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_left_out', 'check_split_by_name',
-           'check_reciprocal_rank']
+           'check_reciprocal_rank', 'check_ece', 'check_out_of_fold', 'check_soup']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -357,3 +357,51 @@ def check_reciprocal_rank(answer):
     assert answer(["b", "d", "a"], {"a"}, 2) == 0, "Beyond place k nothing counts."
     assert answer([], {"a"}, 5) == 0, "An empty list finds nothing."
     return "It falls fast with the place, so the mean over queries says above all how often the first place is right."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #637169ff
+@checker
+def check_ece(answer):
+    "A function of (confidence, right, bins) that gives the expected calibration error with equally wide bins"
+    import numpy as np
+
+    confidence, right = np.array([0.95, 0.85, 0.95, 0.55, 0.65]), np.array([1.0, 1.0, 0.0, 1.0, 0.0])
+    found = float(answer(confidence, right, 10))
+    assert abs(found - abs(confidence - right).mean()) > 1e-9, "Average within each bin first; then take the distance."
+    assert abs(found - 0.425) > 1e-9, "Weight each bin by its share of the items: one of these bins has two."
+    assert abs(found - 0.43) < 1e-9, "A bin's distance is |mean confidence - share that is right|, times its items, over all."
+    assert abs(answer(confidence, right, 1) - 0.19) < 1e-9, "With a single bin it is the distance of the two means."
+    return "Too high and too low cancel within a bin, not between bins: more bins find more, and more noise too."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #6e13bd9b
+@checker
+def check_out_of_fold(answer):
+    "A function of (learn, items, labels, fold): for each item, what a model says that was learned without its fold"
+    items, labels, fold = list("abcdef"), [0, 1, 0, 1, 0, 1], [0, 0, 1, 1, 2, 2]
+    asked = []
+
+    def learn(some, their):
+        known = dict(zip(some, their))
+        asked.append(set(some))
+        return lambda item: known.get(item, "new")
+    found = list(answer(learn, items, labels, fold))
+    assert len(found) == 6, f"One answer for each of the 6 items, in their order; you gave {len(found)}."
+    seen = [x for x, said in zip(items, found) if said != "new"]
+    assert not seen, f"The model that answered for {seen} had learned from it: leave the whole fold out."
+    assert len(asked) == 3, f"Three folds need three models; you trained {len(asked)}."
+    assert all(len(some) == 4 for some in asked), "Each model learns from all items outside its fold."
+    return "On rows it has seen, a model shows its memory; on the others, what it is worth."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #20ad7ecc
+@checker
+def check_soup(answer):
+    "A function of a list of dictionaries of arrays (the weights of several networks) that gives their mean"
+    import numpy as np
+
+    a = {"weight": np.array([1.0, 2.0], np.float32), "batches": np.array(3)}
+    b = {"weight": np.array([3.0, 6.0], np.float32), "batches": np.array(8)}
+    found = answer([a, b])
+    assert set(found) == {"weight", "batches"}, "The soup has the names of its ingredients, no more and no fewer."
+    assert np.allclose(found["weight"], [2, 4]), "Numbers with fractions become their mean, place by place."
+    assert float(found["batches"]).is_integer(), "A count of batches has no fraction: keep whole numbers whole."
+    assert (a["weight"] == [1, 2]).all(), "You changed an ingredient: make new arrays."
+    return "A soup is one network: it costs what one costs to run, however many went in."
