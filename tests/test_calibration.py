@@ -49,6 +49,11 @@ def test_bad_labels_are_named(labels, says):
     assert says in str(e.value)
 
 
+def test_the_label_that_does_not_fit_is_named():
+    with pytest.raises(ProbabilityError, match="labels such as 5:"): as_labels([0, 5, 1], np.full((3, 2), 0.5))
+    with pytest.raises(ProbabilityError, match="labels such as 'cat'"): as_labels(["cat", "dog"], np.full((2, 2), 0.5))
+
+
 def test_labels_may_be_booleans_or_whole_floats():
     p = np.full((2, 2), 0.5)
     assert as_labels([True, False], p).tolist() == [1, 0] and as_labels([1.0, 0.0], p).tolist() == [1, 0]

@@ -146,6 +146,11 @@ def test_weights_of_edges():
 
 # --- greedy selection -------------------------------------------------------------------------------------------------
 
+def test_selection_refuses_fewer_than_no_rounds():
+    with pytest.raises(ProbabilityError, match="rounds = -1"): greedy_selection({"a": [[0.2, 0.8]]}, [1], rounds=-1)
+    with pytest.raises(ProbabilityError, match="an empty dict"): average({})
+
+
 def naive_selection(p, y, rounds, score):
     names = list(p)
     of = {"accuracy": lambda q: np.mean(q.argmax(1) == y), "log_loss": lambda q: -log_loss(y, q, labels=range(q.shape[1])),

@@ -49,7 +49,8 @@ def as_labels(labels,  # (n,) positions of the classes
     if y.shape != (n,): raise ProbabilityError(f"labels of shape {y.shape} for {n} rows of probabilities: one a row.")
     whole = y.dtype.kind in "bui" or y.dtype.kind == "f" and (y == np.rint(y)).all()
     if whole and 0 <= y.min() and y.max() < k: return y.astype(np.int64)
-    raise ProbabilityError(f"labels such as {y[0]!r}: needed are positions of the classes, from 0 to {k - 1}. Names become "
+    wrong = y[(y < 0) | (y >= k)][0] if whole else y[0]
+    raise ProbabilityError(f"labels such as {wrong.item() if hasattr(wrong, 'item') else wrong!r}: needed are positions of the classes, from 0 to {k - 1}. Names become "
                            "positions by [classes.index(name) for name in names].")
 
 # %% ../nbs/2_techniques/10_calibration.ipynb #b694d360

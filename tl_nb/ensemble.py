@@ -23,7 +23,7 @@ from .calibration import ProbabilityError, as_labels, as_probabilities, brier, c
 def _together(probabilities):
     "The names and one array (members, n, classes). Raises `ProbabilityError` where the members do not fit together."
     if not isinstance(probabilities, dict) or not probabilities:
-        raise ProbabilityError(f"probabilities: a {type(probabilities).__name__}; a dictionary {{name: (n, classes)}} with "
+        raise ProbabilityError(f"probabilities: {'an empty' if probabilities == {} else 'a'} {type(probabilities).__name__}; a dictionary {{name: (n, classes)}} with "
                                "one member or more is needed.")
     found = {name: as_probabilities(p, f"member {name!r}") for name, p in probabilities.items()}
     first, *others = found
@@ -118,6 +118,7 @@ def greedy_selection(probabilities: dict, labels,  # member -> (n, classes), and
     "Weights, member -> share of the votes, for `average` (Caruana et al., 2004: with replacement, sorted start)."
     names, P = _together(probabilities)
     y = as_labels(labels, P[0])
+    if rounds < 0: raise ProbabilityError(f"rounds = {rounds}: a number from 0 is needed; 0 keeps the start.")
     if score not in _SCORES: raise ProbabilityError(f"score = {score!r}: allowed are {', '.join(_SCORES)}.")
     better, counts = _SCORES[score], _start(P, y, _SCORES[score])
     total = P[counts > 0].sum(0)

@@ -10,7 +10,7 @@ from contextlib import nullcontext
 
 import numpy as np
 from fastcore.basics import patch
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassifierMixin
 
 from .assets import fetch
 from .backbones import Backbone, load_backbone
@@ -18,10 +18,10 @@ from .embedding import FeatureError, _sort_out, _text_fault
 from .finetune import image_learner, text_learner
 from .settings import settings, single_threaded
 from .splits import Dataset
-from .store import _column
+from .store import RawItems, _column
 
 # %% ../nbs/2_techniques/12_members.ipynb #0c102494
-class StaticVectors(TransformerMixin, BaseEstimator):
+class StaticVectors(RawItems):
     """Texts to the mean of the vectors of their tokens (n, d), rows of length 1; the order of the words does not count.
 
     The vectors are WordLlama's, which were cut out of large language models. Learns nothing. A text without a known token
@@ -29,14 +29,6 @@ class StaticVectors(TransformerMixin, BaseEstimator):
     """
     def __init__(self, asset="wordllama"):  # of `tl_nb.assets`: a matrix and a tokenizer
         self.asset = asset
-
-    def __sklearn_is_fitted__(self): return True
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.requires_fit, tags.input_tags.string = False, True
-        tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, False
-        return tags
 
 # %% ../nbs/2_techniques/12_members.ipynb #df2490d5
 _READ = {}
