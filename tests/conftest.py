@@ -1,6 +1,9 @@
 "Fixtures that several test files share: the cache of models and data, and a real JupyterLab seen by a real Chromium."
 import json
 import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"  # before SciPy is loaded: without it scikit-learn skips one of its checks of estimators
+
 import re
 import secrets
 import shutil
