@@ -404,3 +404,26 @@ def test_one_sample_of_a_domain(align, name):
 def test_wrong_amounts(align, wrong):
     X, domain = domains()
     with pytest.raises(AlignmentError, match="reg = "): align(wrong).fit(X, sample_domain=domain)
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------------
+
+def test_the_benchmark_sets_the_same_work_side_by_side():
+    pytest.importorskip("skada")
+    from benchmarks import coral, coral_worker
+
+    S, T = coral.domains(200, 30)
+    assert [X.var(0, ddof=1).mean() for X in (S, T)] == pytest.approx([1, 1])
+    found = {who: coral_worker.ready(who, S, T, 0.05)() for who in ("tl_nb", "skada")}
+    A, B = np.cov(S.T) + 0.05 * np.eye(30), np.cov(T.T) + 0.05 * np.eye(30)  # as `adapt` writes it
+    found["adapt"] = S @ root(A, -0.5) @ root(B, 0.5)
+    for X in found.values(): assert np.allclose(X - X.mean(0), found["adapt"] - found["adapt"].mean(0), atol=1e-9)
+
+
+def test_the_benchmark_goes_on_without_its_second_peer(monkeypatch, capsys, tmp_path):
+    pytest.importorskip("skada")
+    from benchmarks import coral
+
+    monkeypatch.setattr(coral, "ADAPT", tmp_path / "nothing")
+    ratio, apart = coral.side_by_side(40, 5, 1)
+    assert ratio > 0 and apart < 1e-9 and "without adapt" in capsys.readouterr().out

@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['AlignmentError', 'MeanVarianceAlign', 'CORAL', 'SubspaceAlign', 'OTMap']
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #3fae067c
+# %% ../nbs/2_techniques/06_alignment.ipynb #15386ab4
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #28f1d6a8
+# %% ../nbs/2_techniques/06_alignment.ipynb #7e8fe08f
 class AlignmentError(ValueError):
     "Domains that cannot be aligned: says which, why, and what to do."
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #207ecb43
+# %% ../nbs/2_techniques/06_alignment.ipynb #1de8e5ba
 def _is_source(sample_domain, n):
     "True for rows of the source (n,); raises unless each row has a number that is not zero."
     found = np.asarray(sample_domain)
@@ -25,16 +25,16 @@ def _is_source(sample_domain, n):
         raise AlignmentError(f"sample_domain is {found[bad[0]]} in row {bad[0]}: positive is the source, negative the target.")
     return found > 0
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #be484534
+# %% ../nbs/2_techniques/06_alignment.ipynb #74b7e58d
 def _both(source, fewest):
     "Raise unless both domains have enough rows."
     for n, name, sign in ((source.sum(), "source", "positive"), ((~source).sum(), "target", "negative")):
         if not n: raise AlignmentError(f"No row of sample_domain is {sign}: there is no {name}. Give rows of both domains, or no sample_domain.")
         if n < fewest: raise AlignmentError(f"The {name} has one sample: its spread cannot be measured. Give at least {fewest} rows.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #3e39a994
+# %% ../nbs/2_techniques/06_alignment.ipynb #9b86a39c
 class _Alignment(TransformerMixin, BaseEstimator):
-    """What the four have in common. `_learn(S, T)` sees the rows of source and target, `_source(X)` and `_target(X)` map rows.
+    """What the four have in common. `_learn(S, T)` sees the rows of both domains, T is None where there is no target; `_moved(X)` maps source rows.
 
     Fitted without `sample_domain`, all rows are source, and there is nothing to adapt to: rows stay as they are.
     """
@@ -70,7 +70,7 @@ class _Alignment(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #c515094c
+# %% ../nbs/2_techniques/06_alignment.ipynb #e62e783e
 def _centred(X):
     "Mean (d,), and rows minus mean, where a spread that is only rounding becomes zero."
     mean = X.mean(0)
@@ -78,7 +78,7 @@ def _centred(X):
     X[:, np.maximum(X.max(0), -X.min(0)) <= len(X) * np.finfo(float).eps * np.abs(mean)] = 0
     return mean, X
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #c2533697
+# %% ../nbs/2_techniques/06_alignment.ipynb #3d03400c
 class MeanVarianceAlign(OneToOneFeatureMixin, _Alignment):
     "Give each feature of the source the mean and the standard deviation that it has in the target."
     def __init__(self, *, variance=True):  # False: shift the means only
@@ -92,13 +92,13 @@ class MeanVarianceAlign(OneToOneFeatureMixin, _Alignment):
 
     def _moved(self, X): return (X - self.mean_source_) * self.scale_ + self.mean_target_
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #feaaa887
+# %% ../nbs/2_techniques/06_alignment.ipynb #af9ca4ad
 def _check_amount(**named):
     for name, value in named.items():
         if isinstance(value, (int, float, np.number)) and 0 <= value < np.inf: continue
         raise AlignmentError(f"{name} = {value!r}: a finite number of at least 0 is needed.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #475dc488
+# %% ../nbs/2_techniques/06_alignment.ipynb #1be69a3b
 def _axes(X):
     "Variances (k,) and directions (d, k) of centred rows, largest first, without those that are zero. No d × d matrix where d >= n."
     from scipy.linalg import eigh, svd
@@ -113,13 +113,13 @@ def _axes(X):
     keep = power > least * power.max(initial=0)
     return (power, axes) if keep.all() else (power[keep], axes[:, keep])
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #53874c3b
+# %% ../nbs/2_techniques/06_alignment.ipynb #1206c215
 def _factors(power, axes, ridge, p):
     "(a, c) such that (covariance + ridge·1)^p is a·1 + axes·diag(c)·axesᵀ; with ridge = 0, on the span of the axes alone."
     a = ridge ** p if ridge > 0 and axes.shape[1] < len(axes) else 0.0
     return a, (power + ridge) ** p - a
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #e91377d6
+# %% ../nbs/2_techniques/06_alignment.ipynb #96938123
 def _dense(axes, a, c):
     "a·1 + axes·diag(c)·axesᵀ as a matrix (d, d)."
     if (c >= 0).all():
@@ -129,7 +129,7 @@ def _dense(axes, a, c):
     M.flat[::len(M) + 1] += a
     return M
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #9fe50754
+# %% ../nbs/2_techniques/06_alignment.ipynb #b9cfb9fc
 class CORAL(OneToOneFeatureMixin, _Alignment):
     def __init__(self, reg=0.01,
                  *, align_mean=True):
@@ -151,13 +151,13 @@ class CORAL(OneToOneFeatureMixin, _Alignment):
         else: X = X @ self._steps
         return X + (self.mean_target_ if self.align_mean else self.mean_source_)
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #ca0e7331
+# %% ../nbs/2_techniques/06_alignment.ipynb #a0023439
 def _signed(axes):
     "Directions (d, k), each turned so that its largest entry is positive: the sign of an eigenvector is an accident."
     at = np.abs(axes).argmax(0), np.arange(axes.shape[1])
     return axes * np.sign(axes[at])
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #454ecd2b
+# %% ../nbs/2_techniques/06_alignment.ipynb #373552d7
 class SubspaceAlign(ClassNamePrefixFeaturesOutMixin, _Alignment):
     def __init__(self, n_components=None): self.n_components = n_components
 
@@ -175,7 +175,7 @@ class SubspaceAlign(ClassNamePrefixFeaturesOutMixin, _Alignment):
         found[~source] = (X[~source] - self.mean_target_) @ self.components_target_.T
         return found
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #9c1efa3b
+# %% ../nbs/2_techniques/06_alignment.ipynb #07267cfa
 def _width(n, source, target):
     "The number of components, given how many the domains have."
     most = min(source, target)
@@ -185,7 +185,7 @@ def _width(n, source, target):
     raise AlignmentError(f"n_components = {n!r}: None, or a whole number from 1 to {most} is needed. The source spreads in {source} "
                          f"directions, the target in {target}.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #23e33b9e
+# %% ../nbs/2_techniques/06_alignment.ipynb #7725d375
 def _plan(cost, reg, max_steps):
     "The transport plan (n, m) between uniform weights; reg is in units of the mean cost. Raises if it was not found."
     import ot
@@ -198,14 +198,14 @@ def _plan(cost, reg, max_steps):
     if off < 1e-6 and not log.get("warning"): return plan
     raise AlignmentError(f"No transport plan after {max_steps:,} steps (weights off by {off:.1g}). Raise max_steps or reg, or give fewer rows.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #7a976d00
+# %% ../nbs/2_techniques/06_alignment.ipynb #41fe61d7
 def _means(X, group):
     "Mean row (groups, d) of each group 0 … groups - 1."
     found = np.zeros((group.max() + 1, X.shape[1]))
     np.add.at(found, group, X)
     return found / np.bincount(group)[:, None]
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #764842e0
+# %% ../nbs/2_techniques/06_alignment.ipynb #a995b259
 class OTMap(OneToOneFeatureMixin, _Alignment):
     _fewest = 1
 
