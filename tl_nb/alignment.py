@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['AlignmentError', 'MeanVarianceAlign', 'CORAL', 'SubspaceAlign', 'OTMap']
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #15386ab4
+# %% ../nbs/2_techniques/06_alignment.ipynb #eec1a635
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #7e8fe08f
+# %% ../nbs/2_techniques/06_alignment.ipynb #bc3dfba7
 class AlignmentError(ValueError):
     "Domains that cannot be aligned: says which, why, and what to do."
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #1de8e5ba
+# %% ../nbs/2_techniques/06_alignment.ipynb #1697ec01
 def _is_source(sample_domain, n):
     "True for rows of the source (n,); raises unless each row has a number that is not zero."
     found = np.asarray(sample_domain)
@@ -25,18 +25,18 @@ def _is_source(sample_domain, n):
         raise AlignmentError(f"sample_domain is {found[bad[0]]} in row {bad[0]}: positive is the source, negative the target.")
     return found > 0
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #74b7e58d
+# %% ../nbs/2_techniques/06_alignment.ipynb #010fc1c8
 def _both(source, fewest):
     "Raise unless both domains have enough rows."
     for n, name, sign in ((source.sum(), "source", "positive"), ((~source).sum(), "target", "negative")):
         if not n: raise AlignmentError(f"No row of sample_domain is {sign}: there is no {name}. Give rows of both domains, or no sample_domain.")
         if n < fewest: raise AlignmentError(f"The {name} has one sample: its spread cannot be measured. Give at least {fewest} rows.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #9b86a39c
+# %% ../nbs/2_techniques/06_alignment.ipynb #8a4747dd
 class _Alignment(TransformerMixin, BaseEstimator):
-    """What the four have in common. `_learn(S, T)` sees the rows of both domains, T is None where there is no target; `_moved(X)` maps source rows.
+    """What the four have in common: `_learn(S, T)` sees the rows of both domains, `_moved(X)` maps rows of the source.
 
-    Fitted without `sample_domain`, all rows are source, and there is nothing to adapt to: rows stay as they are.
+    Fitted without `sample_domain`, all rows are source, and there is nothing to adapt to: T is None, and rows stay as they are.
     """
     _fewest = 2  # rows of a domain
 
@@ -45,7 +45,8 @@ class _Alignment(TransformerMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32])
         source = np.ones(len(X), bool) if sample_domain is None else _is_source(sample_domain, len(X))
         if sample_domain is not None: _both(source, self._fewest)
-        self._learn(X[source].astype(np.float64), X[~source].astype(np.float64) if sample_domain is not None else None)
+        S, T = (X[rows].astype(np.float64, copy=False) for rows in (source, ~source))  # copies, which `_learn` may change
+        self._learn(S, None if sample_domain is None else T)
         self.n_source_, self.n_target_ = int(source.sum()), int((~source).sum())
         return self
 
@@ -70,15 +71,15 @@ class _Alignment(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #e62e783e
+# %% ../nbs/2_techniques/06_alignment.ipynb #630a05cd
 def _centred(X):
-    "Mean (d,), and rows minus mean, where a spread that is only rounding becomes zero."
+    "Mean (d,), and the rows minus mean, in place; a spread that is only rounding becomes zero."
     mean = X.mean(0)
-    X = X - mean
+    X -= mean
     X[:, np.maximum(X.max(0), -X.min(0)) <= len(X) * np.finfo(float).eps * np.abs(mean)] = 0
     return mean, X
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #3d03400c
+# %% ../nbs/2_techniques/06_alignment.ipynb #6e314c98
 class MeanVarianceAlign(OneToOneFeatureMixin, _Alignment):
     "Give each feature of the source the mean and the standard deviation that it has in the target."
     def __init__(self, *, variance=True):  # False: shift the means only
@@ -92,13 +93,7 @@ class MeanVarianceAlign(OneToOneFeatureMixin, _Alignment):
 
     def _moved(self, X): return (X - self.mean_source_) * self.scale_ + self.mean_target_
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #af9ca4ad
-def _check_amount(**named):
-    for name, value in named.items():
-        if isinstance(value, (int, float, np.number)) and 0 <= value < np.inf: continue
-        raise AlignmentError(f"{name} = {value!r}: a finite number of at least 0 is needed.")
-
-# %% ../nbs/2_techniques/06_alignment.ipynb #1be69a3b
+# %% ../nbs/2_techniques/06_alignment.ipynb #4f02a99b
 def _axes(X):
     "Variances (k,) and directions (d, k) of centred rows, largest first, without those that are zero. No d × d matrix where d >= n."
     from scipy.linalg import eigh, svd
@@ -113,13 +108,13 @@ def _axes(X):
     keep = power > least * power.max(initial=0)
     return (power, axes) if keep.all() else (power[keep], axes[:, keep])
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #1206c215
+# %% ../nbs/2_techniques/06_alignment.ipynb #bd10c9d0
 def _factors(power, axes, ridge, p):
     "(a, c) such that (covariance + ridge·1)^p is a·1 + axes·diag(c)·axesᵀ; with ridge = 0, on the span of the axes alone."
     a = ridge ** p if ridge > 0 and axes.shape[1] < len(axes) else 0.0
     return a, (power + ridge) ** p - a
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #96938123
+# %% ../nbs/2_techniques/06_alignment.ipynb #c703f514
 def _dense(axes, a, c):
     "a·1 + axes·diag(c)·axesᵀ as a matrix (d, d)."
     if (c >= 0).all():
@@ -129,10 +124,22 @@ def _dense(axes, a, c):
     M.flat[::len(M) + 1] += a
     return M
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #b9cfb9fc
+# %% ../nbs/2_techniques/06_alignment.ipynb #6af6d1db
+def _check_amount(**named):
+    for name, value in named.items():
+        if isinstance(value, (int, float, np.number)) and 0 <= value < np.inf: continue
+        raise AlignmentError(f"{name} = {value!r}: a finite number of at least 0 is needed.")
+
+# %% ../nbs/2_techniques/06_alignment.ipynb #fbdf78ee
 class CORAL(OneToOneFeatureMixin, _Alignment):
-    def __init__(self, reg=0.01,
-                 *, align_mean=True):
+    """Give the source the mean and covariance of the target: algorithm 1 of Sun, Feng and Saenko (2016), in double precision.
+
+    `reg` times the mean variance of the features, averaged over both domains, is added to the diagonal of both covariances. With 0
+    the covariances agree, and directions in which the source has no spread are dropped. Cost: rows² × features where features are
+    more than rows, without any matrix of features × features.
+    """
+    def __init__(self, reg=0.01,  # at least 0; in units of the mean variance
+                 *, align_mean=True):  # False: the source keeps its own mean
         self.reg, self.align_mean = reg, align_mean
 
     def _learn(self, S, T):
@@ -151,15 +158,31 @@ class CORAL(OneToOneFeatureMixin, _Alignment):
         else: X = X @ self._steps
         return X + (self.mean_target_ if self.align_mean else self.mean_source_)
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #a0023439
+# %% ../nbs/2_techniques/06_alignment.ipynb #0ef8efc9
 def _signed(axes):
     "Directions (d, k), each turned so that its largest entry is positive: the sign of an eigenvector is an accident."
     at = np.abs(axes).argmax(0), np.arange(axes.shape[1])
     return axes * np.sign(axes[at])
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #373552d7
+# %% ../nbs/2_techniques/06_alignment.ipynb #d609a0da
+def _width(n, source, target):
+    "The number of components, given how many the domains have."
+    most = min(source, target)
+    if not most: raise AlignmentError("The rows of a domain are all alike, or there is one sample only: no direction of spread, so no subspace.")
+    if n is None: return most
+    if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n <= most: return int(n)
+    raise AlignmentError(f"n_components = {n!r}: None, or a whole number from 1 to {most} is needed. The source spreads in {source} "
+                         f"directions, the target in {target}.")
+
+# %% ../nbs/2_techniques/06_alignment.ipynb #5b4211c7
 class SubspaceAlign(ClassNamePrefixFeaturesOutMixin, _Alignment):
-    def __init__(self, n_components=None): self.n_components = n_components
+    """Coordinates on the principal components of the target; the source's components are turned there first (Fernando et al., 2013).
+
+    Both domains are centred. Without a target, rows are put on the source's own components. Raises `AlignmentError` where a domain does
+    not spread in `n_components` directions.
+    """
+    def __init__(self, n_components=None):  # None: as many as both domains spread in
+        self.n_components = n_components
 
     def _learn(self, S, T):
         (self.mean_source_, S) = _centred(S)
@@ -175,17 +198,7 @@ class SubspaceAlign(ClassNamePrefixFeaturesOutMixin, _Alignment):
         found[~source] = (X[~source] - self.mean_target_) @ self.components_target_.T
         return found
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #07267cfa
-def _width(n, source, target):
-    "The number of components, given how many the domains have."
-    most = min(source, target)
-    if not most: raise AlignmentError("The rows of a domain are all alike, or there is one sample only: no direction of spread, so no subspace.")
-    if n is None: return most
-    if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and 1 <= n <= most: return int(n)
-    raise AlignmentError(f"n_components = {n!r}: None, or a whole number from 1 to {most} is needed. The source spreads in {source} "
-                         f"directions, the target in {target}.")
-
-# %% ../nbs/2_techniques/06_alignment.ipynb #7725d375
+# %% ../nbs/2_techniques/06_alignment.ipynb #dc466d64
 def _plan(cost, reg, max_steps):
     "The transport plan (n, m) between uniform weights; reg is in units of the mean cost. Raises if it was not found."
     import ot
@@ -198,19 +211,24 @@ def _plan(cost, reg, max_steps):
     if off < 1e-6 and not log.get("warning"): return plan
     raise AlignmentError(f"No transport plan after {max_steps:,} steps (weights off by {off:.1g}). Raise max_steps or reg, or give fewer rows.")
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #41fe61d7
+# %% ../nbs/2_techniques/06_alignment.ipynb #ae9a6271
 def _means(X, group):
     "Mean row (groups, d) of each group 0 … groups - 1."
     found = np.zeros((group.max() + 1, X.shape[1]))
     np.add.at(found, group, X)
     return found / np.bincount(group)[:, None]
 
-# %% ../nbs/2_techniques/06_alignment.ipynb #a995b259
+# %% ../nbs/2_techniques/06_alignment.ipynb #e82d9540
 class OTMap(OneToOneFeatureMixin, _Alignment):
+    """Move each source row to the mean of the target rows that optimal transport sends it to; weights are uniform, labels are not used.
+
+    `plan_` (source rows, target rows) sums to 1; `cost_` is its mean squared distance. Rows not seen in `fit` move as the nearest seen one
+    does (Ferradans et al., 2014). Memory: source rows × target rows. Raises `AlignmentError` where no plan was found.
+    """
     _fewest = 1
 
-    def __init__(self, reg=0.0,
-                 *, max_steps=1_000_000):
+    def __init__(self, reg=0.0,  # 0: exact; above: entropic, in units of the mean squared distance, such as 0.05
+                 *, max_steps=1_000_000):  # of the search for the plan
         self.reg, self.max_steps = reg, max_steps
 
     def _learn(self, S, T):
