@@ -37,12 +37,13 @@ library: $(VENV)/.dev ## write tl_nb/ and NOTICE from the notebooks, and clean t
 readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
-bench: $(VENV)/.bench prefetch ## side by side with peers: medians of interleaved runs, as ratios
+bench: $(VENV)/.bench $(VENV)-adapt/.made prefetch ## side by side with peers: medians of interleaved runs, as ratios
 	@$(BIN)/python -m benchmarks.import_time
 	@$(BIN)/python -m benchmarks.embed
 	@$(BIN)/python -m benchmarks.store
 	@$(BIN)/python -m benchmarks.head
 	@$(BIN)/python -m benchmarks.finetune
+	@$(BIN)/python -m benchmarks.coral
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py
@@ -57,7 +58,7 @@ chromium: $(VENV)/.dev
 	@$(BIN)/python tools/browser.py
 
 clean: ## remove the environment and everything built; the cache of models and data stays
-	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/llms.txt
+	rm -rf $(VENV) $(VENV)-adapt _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/llms.txt
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per extra, newer than the two files that decide what it installs: the second run costs nothing.
@@ -67,6 +68,13 @@ $(VENV)/.course $(VENV)/.dev $(VENV)/.bench: $(VENV)/.%: pyproject.toml constrai
 	@echo "Installing tl_nb[$*] into $(VENV): some minutes and up to 7 GB the first time, mostly PyTorch."
 	$(PIP) -e '.[$*]' -c constraints.txt
 	@touch $@
+
+# A peer that brings TensorFlow has an environment of its own. Where that cannot be made, the benchmark says so and goes on.
+$(VENV)-adapt/.made: | $(BIN)/pip
+	@echo "Installing the peer 'adapt' into $(VENV)-adapt: up to 2 GB, mostly TensorFlow."
+	@rm -rf $(VENV)-adapt
+	@$(PYTHON) -m venv $(VENV)-adapt && $(VENV)-adapt/bin/python -m pip install --disable-pip-version-check 'adapt>=0.4.4' \
+		&& touch $@ || echo "No environment for 'adapt' could be made: benchmarks.coral goes on without it."
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

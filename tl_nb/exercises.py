@@ -6,8 +6,8 @@
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
-           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_left_out', 'check_split_by_name',
-           'check_reciprocal_rank', 'check_ece', 'check_out_of_fold', 'check_soup']
+           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_coral', 'check_left_out',
+           'check_split_by_name', 'check_reciprocal_rank', 'check_ece', 'check_out_of_fold', 'check_soup']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -315,6 +315,26 @@ def check_pooled(answer):
     assert not close(variance, rows.var(0, unbiased=False)), "Nearly: divide by n - 1, as PyTorch does for the statistics it keeps."
     assert close(variance, rows.var(0)), "The variance is not the one over all rows."
     return "Spread inside of the batches plus spread between their means. Averaging the batches' variances forgets the second."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #coral-check
+@checker
+def check_coral(answer):
+    "A function of (S, T), rows of two domains with more rows than features, that gives S moved to T by CORAL"
+    import numpy as np
+    from scipy.linalg import sqrtm
+
+    rng = np.random.default_rng(0)
+    S, T = rng.normal(size=(50, 3)) * [1, 2, 4] + 5, rng.normal(size=(40, 3)) @ rng.normal(size=(3, 3))
+    found, A, B = np.asarray(answer(S, T)), np.cov(S.T), np.cov(T.T)
+    roots = lambda A, B: np.linalg.inv(np.real(sqrtm(A))) @ np.real(sqrtm(B))
+    right = (S - S.mean(0)) @ roots(A, B)
+    assert found.shape == S.shape, f"The rows of S should keep their shape {S.shape}, and the result has {found.shape}."
+    moved = found - found.mean(0)
+    assert not np.allclose(moved, (S - S.mean(0)) @ roots(B, A)), "Whiten by the source and colour by the target: you have them exchanged."
+    assert np.allclose(np.cov(moved.T), B), "The covariance of the result is not that of T."
+    assert np.allclose(moved, right), "The covariance is right, but the data are turned: take the symmetric root, of which there is one."
+    assert np.allclose(found.mean(0), T.mean(0)), "The spread is right. Now the mean: centre S first, and add the mean of T at the end."
+    return "Many matrices make the covariances equal; the two symmetric roots do it without a needless turn."
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #e1d36cfd
 @checker

@@ -13,8 +13,8 @@ import nbformat
 
 from notebooks import NBS, ROOT, lessons, read
 
-LEFT_OUT = (".git", ".venv", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__", ".pytest_cache",
-            ".ipynb_checkpoints")
+LEFT_OUT = (".git", ".venv", ".venv-adapt", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__",
+            ".pytest_cache", ".ipynb_checkpoints")
 NBDEV = ("from nbdev.clean import nbdev_clean as do", "from nbdev.doclinks import nbdev_export as do")
 
 
