@@ -6,7 +6,7 @@
 __all__ = ['AdaptError', 'DomainPair', 'domain_pair', 'AlignedClassifier', 'SelfTraining', 'domain_weights',
            'ImportanceWeighting', 'PriorRecalibration', 'SourcePriorLogisticRegression']
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #2db083b8
+# %% ../nbs/2_techniques/07_adapters.ipynb #6e1d4844
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +18,11 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_para
 from .alignment import _both, _is_source
 from .calibration import fit_temperature, temper
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #5c431bbe
+# %% ../nbs/2_techniques/07_adapters.ipynb #1a63e57f
 class AdaptError(ValueError):
     "Rows, labels or a classifier that cannot be adapted: says which, why, and what to do."
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #c6699ff3
+# %% ../nbs/2_techniques/07_adapters.ipynb #4876b015
 @dataclass(eq=False)
 class DomainPair:
     "Features and labels of two domains, cut for an honest test: each part is (X, y). Made by `domain_pair`."
@@ -41,7 +41,7 @@ class DomainPair:
     @property
     def sample_domain(self): return np.repeat([1, -1], [len(self.train[1]), len(self.unlabelled[1])])
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #0cb64a9d
+# %% ../nbs/2_techniques/07_adapters.ipynb #7fffdb69
 def _groups(data, name): return [f"{name} {g}" for g in (range(len(data)) if data.groups is None else data.groups)]
 
 
@@ -59,7 +59,7 @@ def domain_pair(source, source_features,  # a Dataset with labels, and its featu
     parts = [of(source_features, source, i) for i in at[:2]] + [of(target_features, target, i) for i in at[2:]]
     return DomainPair(*parts, groups[np.concatenate([at[0], len(source) + at[2]])])
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #78fcce93
+# %% ../nbs/2_techniques/07_adapters.ipynb #eb72b3d1
 class _Adapter(ClassifierMixin, BaseEstimator):
     """What the adapting classifiers have in common: `_learn(S, y, T)` sees source rows, their classes 0 … k-1, and target rows.
 
@@ -81,7 +81,7 @@ class _Adapter(ClassifierMixin, BaseEstimator):
         P = self.predict_proba(X)
         return self.classes_[P.argmax(1)]
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #96f4ede0
+# %% ../nbs/2_techniques/07_adapters.ipynb #5d3ea973
 @patch
 def _checked(self: _Adapter, X, y, sample_domain):
     "X, y and which rows are source. Target rows get some label of the source's, so that nothing can depend on theirs."
@@ -106,7 +106,7 @@ def _encoded(self: _Adapter, y):
     if len(self.classes_) < 2: raise AdaptError(f"All labels are {self.classes_.tolist()}: more than one class is needed.")
     return at
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #2cc48310
+# %% ../nbs/2_techniques/07_adapters.ipynb #bdcbc194
 def _classifier(given, weighted=False):
     "A fresh classifier, logistic regression where none is given. Raises `AdaptError` for one that lacks what is needed."
     from sklearn.linear_model import LogisticRegression
@@ -117,7 +117,7 @@ def _classifier(given, weighted=False):
         raise AdaptError(f"classifier = {given!r} takes no sample_weight, and rows are weighted here: give one that does, such as LogisticRegression().")
     return clone(given)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #1972e8a5
+# %% ../nbs/2_techniques/07_adapters.ipynb #4decf499
 class AlignedClassifier(_Adapter):
     "A classifier that learns from the source rows after an aligner has moved them to the target."
     def __init__(self, aligner=None,  # such as CORAL(); None leaves the rows where they are: source only
@@ -130,7 +130,7 @@ class AlignedClassifier(_Adapter):
 
     def _probabilities(self, X): return self.classifier_.predict_proba(self._kept(X))
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #1fd9762e
+# %% ../nbs/2_techniques/07_adapters.ipynb #ea7e4914
 @patch
 def _align(self: AlignedClassifier, S, T):
     domain = np.repeat([1, -1], [len(S), len(T)]) if len(T) else None
@@ -144,14 +144,14 @@ def _moved(self: AlignedClassifier, S): return S if self.aligner_ is None else s
 @patch
 def _kept(self: AlignedClassifier, T): return T if self.aligner_ is None else self.aligner_.transform(T)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #ed11d155
+# %% ../nbs/2_techniques/07_adapters.ipynb #d610e070
 def _surest(P, share):
     "Positions of the rows whose prediction is surest: this share of each predicted class, one row at least."
     y, sure = P.argmax(1), P.max(1)
     each = (np.flatnonzero(y == c) for c in np.unique(y))
     return np.concatenate([at[np.argsort(-sure[at], kind="stable")[:max(1, int(share * len(at)))]] for at in each])
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #04c83c26
+# %% ../nbs/2_techniques/07_adapters.ipynb #617f7ff2
 class SelfTraining(AlignedClassifier):
     """Learn from the source, label the target, learn from both; again, with more of the target each round (after Scudder, 1965).
 
@@ -174,7 +174,7 @@ class SelfTraining(AlignedClassifier):
             self.classifier_ = _classifier(self.classifier, weighted=True).fit(
                 np.concatenate([S, T[at]]), np.concatenate([y, P[at].argmax(1)]), sample_weight=weight / weight.mean())
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #1292bfc8
+# %% ../nbs/2_techniques/07_adapters.ipynb #6be03908
 def _finite(X, name, n=None):
     X = np.asarray(X, dtype=np.float64)
     if X.ndim != 2 or not len(X) or n is not None and len(X) != n:
@@ -182,7 +182,7 @@ def _finite(X, name, n=None):
     if not np.isfinite(X).all(): raise AdaptError(f"{name} holds numbers that are not finite, first in row {np.flatnonzero(~np.isfinite(X).all(1))[0]}.")
     return X
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #7462e784
+# %% ../nbs/2_techniques/07_adapters.ipynb #b953b332
 def domain_weights(source,  # (n, d) rows of the source
                    target,  # (m, d) rows of the target
                    *, classifier=None,  # tells the domains apart; None: logistic regression
@@ -206,7 +206,7 @@ def domain_weights(source,  # (n, d) rows of the source
     found = np.minimum(odds / odds.mean(), most)
     return found / found.mean()
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #1948efef
+# %% ../nbs/2_techniques/07_adapters.ipynb #cdf67f42
 class ImportanceWeighting(_Adapter):
     "A classifier that learns most from the source rows that could be the target's (Shimodaira, 2000); weights by `domain_weights`."
     def __init__(self, classifier=None,
@@ -222,7 +222,7 @@ class ImportanceWeighting(_Adapter):
 
     def _probabilities(self, X): return self.classifier_.predict_proba(X)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #e6fb32c9
+# %% ../nbs/2_techniques/07_adapters.ipynb #7b233df6
 def _weighed(P, factors):
     P = P * factors
     return P / P.sum(1, keepdims=True)
@@ -236,7 +236,7 @@ def _estimated(P, source, steps=1000, close=1e-7):
         if np.abs(found - before).max() < close: break
     return found / found.sum()
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #1ee55097
+# %% ../nbs/2_techniques/07_adapters.ipynb #a052e510
 def _temperature(classifier, S, y):
     "The temperature of the classifier on source rows that it has not seen; 1 where a class has one row only."
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -246,7 +246,7 @@ def _temperature(classifier, S, y):
     cv = StratifiedKFold(folds, shuffle=True, random_state=0)
     return fit_temperature(cross_val_predict(_classifier(classifier), S, y, cv=cv, method="predict_proba"), y)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #a178b82e
+# %% ../nbs/2_techniques/07_adapters.ipynb #a9b58b9d
 def _matched(P, prior, steps=1000, close=1e-7):
     "Factors of the classes with which the mean prediction has these shares."
     factors = np.ones(len(prior))
@@ -256,7 +256,7 @@ def _matched(P, prior, steps=1000, close=1e-7):
         factors = factors * prior / np.maximum(mean, 1e-12)
     return factors / factors.max()
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #6041f98d
+# %% ../nbs/2_techniques/07_adapters.ipynb #6b4faab7
 def _shares(prior, source):
     "The shares asked for, or None where they are to be estimated."
     if isinstance(prior, str) and prior in ("estimate", "source"): return source if prior == "source" else None
@@ -264,7 +264,7 @@ def _shares(prior, source):
     if found.shape == source.shape and (found > 0).all() and abs(found.sum() - 1) < 1e-3: return found / found.sum()
     raise AdaptError(f"prior = {prior!r}: 'estimate', 'source', or {len(source)} shares above 0 that sum to 1, in the order of the classes.")
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #3ae7e53e
+# %% ../nbs/2_techniques/07_adapters.ipynb #ffa77be7
 class PriorRecalibration(_Adapter):
     """Weigh the classes anew for a target in which they have other shares; the classifier itself stays as it is.
 
@@ -290,7 +290,7 @@ class PriorRecalibration(_Adapter):
 
     def _probabilities(self, X): return _weighed(self._unweighed(X), self.factors_)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #fde532a0
+# %% ../nbs/2_techniques/07_adapters.ipynb #c67a66e9
 def _with_ones(X): return np.column_stack([X, np.ones(len(X))])
 
 
@@ -308,7 +308,7 @@ def _softmax_fit(X, y, start, C, steps):
     found = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": steps})
     return found.x.reshape(start.shape), max(1, found.nit)
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #34a1edf5
+# %% ../nbs/2_techniques/07_adapters.ipynb #089ceb3b
 class SourcePriorLogisticRegression(_Adapter):
     """Logistic regression on a few labelled target rows whose weights are pulled to the source's, not to zero.
 
@@ -319,7 +319,7 @@ class SourcePriorLogisticRegression(_Adapter):
                  *, source_C=1.0, max_iter=1000):  # of the regression on the source; steps
         self.C, self.source_C, self.max_iter = C, source_C, max_iter
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #a276c9ad
+# %% ../nbs/2_techniques/07_adapters.ipynb #1ff0df0f
 @patch
 def fit(self: SourcePriorLogisticRegression, X, y, sample_domain=None):
     "X (n, d) and y (n,) of source rows and of labelled target rows; sample_domain (n,), positive for source, negative for target rows."
@@ -336,7 +336,7 @@ def fit(self: SourcePriorLogisticRegression, X, y, sample_domain=None):
     if not source.all(): self.weights_, self.n_iter_ = _softmax_fit(X[~source], at[~source], self.weights_, self.C, self.max_iter)
     return self
 
-# %% ../nbs/2_techniques/07_adapters.ipynb #19cdfb78
+# %% ../nbs/2_techniques/07_adapters.ipynb #a175fb95
 @patch
 def _probabilities(self: SourcePriorLogisticRegression, X):
     from scipy.special import softmax

@@ -6,8 +6,9 @@
 __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'check_settings', 'check_paired', 'check_checker',
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
-           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_coral', 'check_left_out',
-           'check_split_by_name', 'check_reciprocal_rank', 'check_ece', 'check_out_of_fold', 'check_soup']
+           'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_new_shares', 'check_hard_information',
+           'check_coral', 'check_left_out', 'check_split_by_name', 'check_reciprocal_rank', 'check_ece',
+           'check_out_of_fold', 'check_soup']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -315,6 +316,40 @@ def check_pooled(answer):
     assert not close(variance, rows.var(0, unbiased=False)), "Nearly: divide by n - 1, as PyTorch does for the statistics it keeps."
     assert close(variance, rows.var(0)), "The variance is not the one over all rows."
     return "Spread inside of the batches plus spread between their means. Averaging the batches' variances forgets the second."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #new-shares-check
+@checker
+def check_new_shares(answer):
+    "A function of (P, source, target): probabilities, and the shares of the classes before and now, that gives the probabilities now"
+    import numpy as np
+    from scipy.stats import norm
+
+    x, means = np.linspace(-3, 3, 13)[:, None], np.array([-1.0, 0.0, 1.5])
+    given = lambda shares: (lambda p: p / p.sum(1, keepdims=True))(norm.pdf(x - means) * shares)
+    source, target = np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6])
+    P, right = given(source), given(target)
+    kept, found = P.copy(), np.asarray(answer(P, source, target), dtype=float)
+    assert found.shape == P.shape, f"The result should have the shape of P, {P.shape}, and has {found.shape}."
+    assert np.array_equal(P, kept), "P itself was changed: work on a copy."
+    assert not np.allclose(found, P * target / source), "Each row must sum to one again: divide by its sum."
+    assert not np.allclose(found, (lambda q: q / q.sum(1, keepdims=True))(P * source / target)), "The ratio is upside down: a class that has become more frequent becomes likelier."
+    assert np.allclose(found, right), "Not the probabilities that Bayes' rule gives. Which factor of it changes with the shares?"
+    return "Bayes' rule with another prior. It is exact only if a row of a class looks the same before and now, and P is calibrated."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #hard-information-check
+@checker
+def check_hard_information(answer):
+    "A function of (predicted, n_classes): the mutual information of predictions that are all certain, from 0 to 1"
+    import numpy as np
+
+    from tl_nb.adapt import mutual_information
+
+    for n_classes, predicted in ((2, [0, 1, 1, 1]), (3, [0, 1, 2, 2, 2, 2]), (3, [1, 1, 1]), (4, [0, 1, 2, 3] * 5)):
+        found, right = float(answer(np.array(predicted), n_classes)), mutual_information(np.eye(n_classes)[predicted])
+        assert np.isfinite(found), f"For {predicted} the result is {found}: a class that never occurs has share 0, and 0 · log 0 counts as 0."
+        assert abs(found - right * np.log(n_classes)) > 1e-6 or right == 0 or n_classes < 3, "Right in nats. Divide by log(n_classes), so that 1 is the most there can be."
+        assert abs(found - right) < 1e-6, f"For {predicted} of {n_classes} classes it should be {right:.3f}, and is {found:.3f}."
+    return "For certain predictions only the shares of the classes count. So a classifier that is certain, and wrong about everything, can have the highest score."
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #coral-check
 @checker
