@@ -62,9 +62,9 @@ class _Alignment(TransformerMixin, BaseEstimator):
         return self.fit(X, y, sample_domain).transform(X, sample_domain)
 
     def _mapped(self, X, source):
-        X = X.copy()
-        if self.n_target_ and source.any(): X[source] = self._moved(X[source])
-        return X
+        found, at = X.copy(), np.flatnonzero(source) if self.n_target_ else []
+        for rows in (at[i:i + 512] for i in range(0, len(at), 512)): found[rows] = self._moved(X[rows])  # what is in between stays small
+        return found
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
