@@ -43,6 +43,8 @@ bench: $(VENV)/.bench prefetch ## side by side with peers: medians of interleave
 	@$(BIN)/python -m benchmarks.store
 	@$(BIN)/python -m benchmarks.head
 	@$(BIN)/python -m benchmarks.finetune
+	@$(BIN)/python -m benchmarks.mmd
+	@$(BIN)/python -m benchmarks.logme
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py
