@@ -84,6 +84,8 @@ def test_bad_features(distance):
     with pytest.raises(SimilarityError, match="b has the shape"): distance(a, b[:0])
     with pytest.raises(SimilarityError, match="shape"): distance(a, b[0])
     with pytest.raises(SimilarityError, match="groups_b"): distance(a, b, groups_b=[1, 2])
+    with pytest.raises(SimilarityError, match="groups_a: some are missing"): distance(a, b, groups_a=[None] * 5 + [1] * 5)
+    with pytest.raises(SimilarityError, match="a is no array of numbers|other is not"): distance(np.full((3, 8), "x"), b)
     with pytest.raises(SimilarityError, match="one group"): distance(a, b, groups_a=["x"] * 10)
 
 
@@ -150,7 +152,8 @@ def test_the_interval_of_mmd_covers_with_groups():
 def test_bad_settings_of_mmd():
     for bad in (0, -1, float("nan")):
         with pytest.raises(SimilarityError, match="width"): mmd(*draw(0), width=bad)
-    with pytest.raises(SimilarityError, match="permutations"): mmd(*draw(0), permutations=-1)
+    for bad in (-1, 2.5, "many"):
+        with pytest.raises(SimilarityError, match="permutations"): mmd(*draw(0), permutations=bad)
 
 
 # ---- Fréchet
@@ -286,8 +289,9 @@ def test_js_of_features_is_a_lower_bound_within_its_range():
 
 
 @pytest.mark.parametrize("a,b,message", [
-    ([1, -1], [1, 1], "a is no histogram"), ([1, 1], [0, 0], "b is no histogram"), ([1, np.nan], [1, 1], "a is no"), ([], [], "no histogram"),
+    ([1, -1], [1, 1], "a is no histogram"), ([1, 1], [0, 0], "b is no histogram"), ([1, np.nan], [1, 1], "a is no"),
     ([1, 2], [1, 2, 3], "2 bins and b has 3"), (["?!", ""], ["a b", "c"], "a: no text has a word"), (["a"], ["b", "c"], "a has 1 texts"),
+    (None, [1, 2], "a holds no list"), (5, [1, 2], "a holds no list"), ([], [], "a holds no list"), (np.array([]), np.array([]), "no histogram"),
     ("a text", ["b", "c"], "one text"), (["a", "b"], [1, 2], "the other is not"), (["a", None], ["b", "c"], "number 1 is no text")])
 def test_bad_histograms_and_texts(a, b, message):
     with pytest.raises(SimilarityError, match=message): js_divergence(a, b)
@@ -357,6 +361,7 @@ def test_bad_labels():
     a, ya, b, yb = labelled(0)
     with pytest.raises(SimilarityError, match="labels_a: class 9 has one item"): otdd(a, np.r_[9, ya[1:]], b, yb)
     with pytest.raises(SimilarityError, match="labels_b has the shape"): otdd(a, ya, b, yb[:5])
-    with pytest.raises(SimilarityError, match="NaN"): otdd(a, np.r_[np.nan, ya[1:]], b, yb)
+    with pytest.raises(SimilarityError, match="labels_a: some are missing"): otdd(a, [None, *ya[1:]], b, yb)
+    with pytest.raises(SimilarityError, match="missing"): otdd(a, np.r_[np.nan, ya[1:]], b, yb)
     with pytest.raises(SimilarityError, match="columns"): otdd(a, ya, b[:, :2], yb)
     with pytest.raises(SimilarityError, match="axes"): otdd(a, ya, b, yb, axes=0)

@@ -31,9 +31,15 @@ class SimilarityError(ValueError):
     "Samples that no distance is defined for: says which, why, and what to do."
 
 # %% ../nbs/3_practice/04_similarity.ipynb #16e3d813
+def _numbers(values, name):
+    X = np.asarray(values)
+    if X.dtype.kind in "fiub": return X.astype(np.float64)
+    raise SimilarityError(f"{name} is no array of numbers but of {X.dtype}: expected are features (n, d).")
+
+
 def _rows(rows, name):
     "Features (n, d) of one sample, checked."
-    X = np.asarray(rows, dtype=np.float64)
+    X = _numbers(rows, name)
     if X.ndim != 2 or not X.size: raise SimilarityError(f"{name} has the shape {X.shape}: expected is (n, d), a row an item.")
     if len(X) < 2: raise SimilarityError(f"{name} has a single row. Two at least are needed to tell spread from distance.")
     if np.isfinite(X).all(): return X
@@ -47,13 +53,25 @@ def _two(a, b):
     raise SimilarityError(f"a has {a.shape[1]} columns and b has {b.shape[1]}: take both from the same stage of the same network.")
 
 # %% ../nbs/3_practice/04_similarity.ipynb #c607d961
+def _numbered(values, n, name):
+    "One value for each of n rows, as numbers from 0, and the different values."
+    found = np.asarray(values)
+    if found.shape != (n,): raise SimilarityError(f"{name} has the shape {found.shape}: one for each of {n} rows is needed.")
+    if any(v is None or v != v for v in found.tolist()): raise SimilarityError(f"{name}: some are missing. Leave those rows out.")
+    return np.unique(found, return_inverse=True)[::-1]
+
+
 def _units(groups, n, name):
     "The number (n,) of the group of each row; without groups, every row is its own."
     if groups is None: return np.arange(n)
-    if np.shape(groups) != (n,): raise SimilarityError(f"{name} has the shape {np.shape(groups)}: one group for each of {n} rows is needed.")
-    found = np.unique(np.asarray(groups), return_inverse=True)[1]
+    found = _numbered(groups, n, name)[0]
     if found.max() > 0: return found
     raise SimilarityError(f"{name}: all rows belong to one group, so nothing tells how groups differ. Give rows of two at least.")
+
+# %% ../nbs/3_practice/04_similarity.ipynb #99723ac7
+def _check_whole(name, value, least):
+    if not isinstance(value, (int, np.integer)) or value < least:
+        raise SimilarityError(f"{name} = {value!r}: a whole number of {least} or more is needed.")
 
 # %% ../nbs/3_practice/04_similarity.ipynb #2f019662
 def _kernel(Z, width):
@@ -129,8 +147,8 @@ def mmd(a,  # (n, d)
     groups. Raises `SimilarityError`.
     """
     a, b = _two(a, b)
-    if width is not None and not (np.isfinite(width) and width > 0): raise SimilarityError(f"width = {width}: a number above 0 is needed.")
-    if permutations < 0: raise SimilarityError(f"permutations = {permutations}: 0 or more are needed.")
+    if width is not None and not 0 < width < np.inf: raise SimilarityError(f"width = {width}: a number above 0 is needed.")
+    _check_whole("permutations", permutations, 0)
     units = _units(groups_a, len(a), "groups_a"), _units(groups_b, len(b), "groups_b")
     unit, n = np.r_[units[0], units[1] + units[0].max() + 1], len(a)
     K, size = _kernel(np.concatenate([a, b]), width), np.bincount(unit)[unit].astype(float)
@@ -263,11 +281,14 @@ def _js_features(a, b, units, seed):
 
 # %% ../nbs/3_practice/04_similarity.ipynb #cd63916e
 def _is_texts(x, name):
+    "Whether x is a list of texts, and not of numbers."
     if isinstance(x, (str, bytes)): raise SimilarityError(f"{name} is one text. Give a list of texts.")
-    if hasattr(x, "dtype") and x.dtype.kind not in "OUS": return False
+    if not isinstance(x, (list, tuple)): x = np.asarray(x)
+    if np.ndim(x) == 0 if isinstance(x, np.ndarray) else not x: raise SimilarityError(f"{name} holds no list of texts, no histogram and no features.")
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "OU": return False
     texts = [isinstance(t, str) for t in x]
     if any(texts) and not all(texts): raise SimilarityError(f"{name}: number {texts.index(False)} is no text, and others are.")
-    return bool(texts) and all(texts)
+    return all(texts)
 
 # %% ../nbs/3_practice/04_similarity.ipynb #5e9eec27
 def js_divergence(a,  # a list of texts; or counts or probabilities (k,); or features (n, d)
@@ -281,7 +302,7 @@ def js_divergence(a,  # a list of texts; or counts or probabilities (k,); or fea
     """
     texts = _is_texts(a, "a"), _is_texts(b, "b")
     if texts[0] != texts[1]: raise SimilarityError("One of a and b is a list of texts, the other is not.")
-    if not texts[0]: a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if not texts[0]: a, b = _numbers(a, "a"), _numbers(b, "b")
     if not texts[0] and a.ndim == b.ndim == 1:
         if groups_a is None and groups_b is None: return _js_histograms(a, b)
         raise SimilarityError("Histograms have lost which item came from which group: give texts or features, or no groups.")
@@ -292,11 +313,9 @@ def js_divergence(a,  # a list of texts; or counts or probabilities (k,); or fea
 
 # %% ../nbs/3_practice/04_similarity.ipynb #f956e6c6
 def _labels(labels, n, name):
-    y = np.asarray(labels)
-    if y.shape != (n,): raise SimilarityError(f"{name} has the shape {y.shape}: one label for each of {n} rows is needed.")
-    if y.dtype.kind == "f" and np.isnan(y).any(): raise SimilarityError(f"{name} holds NaN: leave items without label out.")
-    classes, y, counts = np.unique(y, return_inverse=True, return_counts=True)
-    if counts.min() > 1: return y
+    "The class (n,) of each row as a number; raises for a class with one item."
+    y, classes = _numbered(labels, n, name)
+    if (counts := np.bincount(y)).min() > 1: return y
     raise SimilarityError(f"{name}: class {classes[counts.argmin()]} has one item, and one item has no spread. Leave it out, or join classes.")
 
 # %% ../nbs/3_practice/04_similarity.ipynb #03397788
@@ -373,12 +392,13 @@ def otdd(features_a, labels_a,  # (n, d), (n,)
     a, b = _two(features_a, features_b)
     ya, yb = _labels(labels_a, len(a), "labels_a"), _labels(labels_b, len(b), "labels_b")
     units = _units(groups_a, len(a), "groups_a"), _units(groups_b, len(b), "groups_b")
-    if axes is not None and axes < 1: raise SimilarityError(f"axes = {axes}: 1 or more are needed, or None for all.")
+    if axes is not None: _check_whole("axes", axes, 1)
     A, B = _on_axes(a, b, axes)
     of_a, of_b = _gaussians(A, ya), _gaussians(B, yb)
     (W, slope_a), (_, slope_b) = _label_costs(of_a, of_b), _label_costs(of_b, of_a)
     cost = _squared(a, b) + W[np.ix_(ya, yb)]
     plan, value, u, v = _transport(cost)
+    value *= value > 1e-12 * cost.max()  # what rounding leaves of nothing
     share = np.eye(len(W))[ya].T @ plan @ np.eye(W.shape[1])[yb]
     za = _centred(u) / len(a) + _label_influence(A, ya, of_a, of_b, slope_a, share)
     zb = _centred(v) / len(b) + _label_influence(B, yb, of_b, of_a, slope_b, share.T)
