@@ -365,3 +365,18 @@ def test_bad_labels():
     with pytest.raises(SimilarityError, match="missing"): otdd(a, np.r_[np.nan, ya[1:]], b, yb)
     with pytest.raises(SimilarityError, match="columns"): otdd(a, ya, b[:, :2], yb)
     with pytest.raises(SimilarityError, match="axes"): otdd(a, ya, b, yb, axes=0)
+
+
+# ---- the exercise of the lesson
+
+def test_the_check_of_the_exercise_knows_the_famous_mistakes():
+    from tl_nb.exercises import check_energy
+
+    far = lambda x, y: np.sqrt(((x[:, None] - y) ** 2).sum(-1))
+    within = lambda x: far(x, x).sum() / (len(x) * (len(x) - 1))
+    right = lambda a, b: 2 * far(a, b).mean() - within(a) - within(b)
+    assert check_energy(right).passed
+    assert "itself" in check_energy(lambda a, b: 2 * far(a, b).mean() - far(a, a).mean() - far(b, b).mean()).message
+    assert "twice" in check_energy(lambda a, b: far(a, b).mean() - within(a) - within(b)).message
+    assert "sign" in check_energy(lambda a, b: -right(a, b)).message
+    assert check_energy(lambda a, b: np.sqrt(right(a, b))).passed is False
