@@ -394,8 +394,9 @@ def otdd(features_a, labels_a,  # (n, d), (n,)
     units = _units(groups_a, len(a), "groups_a"), _units(groups_b, len(b), "groups_b")
     if axes is not None: _check_whole("axes", axes, 1)
     A, B = _on_axes(a, b, axes)
-    of_a, of_b = _gaussians(A, ya), _gaussians(B, yb)
-    (W, slope_a), (_, slope_b) = _label_costs(of_a, of_b), _label_costs(of_b, of_a)
+    with single_threaded():
+        of_a, of_b = _gaussians(A, ya), _gaussians(B, yb)
+        (W, slope_a), (_, slope_b) = _label_costs(of_a, of_b), _label_costs(of_b, of_a)
     cost = _squared(a, b) + W[np.ix_(ya, yb)]
     plan, value, u, v = _transport(cost)
     value *= value > 1e-12 * cost.max()  # what rounding leaves of nothing
