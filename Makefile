@@ -44,6 +44,8 @@ bench: $(VENV)/.bench $(VENV)-adapt/.made prefetch ## side by side with peers: m
 	@$(BIN)/python -m benchmarks.head
 	@$(BIN)/python -m benchmarks.finetune
 	@$(BIN)/python -m benchmarks.coral
+	@$(BIN)/python -m benchmarks.mmd
+	@$(BIN)/python -m benchmarks.logme
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py

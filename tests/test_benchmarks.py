@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import finetune, head
+from benchmarks import finetune, head, logme, mmd
 from benchmarks.interleave import interleave
 from small_models import save_text, texts
 from tl_nb.backbones import load_backbone
@@ -121,3 +121,14 @@ def test_on_the_same_batches_without_dropout_both_trainers_end_with_the_same_wei
         moved = max(moved, float((v - start.state_dict()[k]).abs().max()))
         torch.testing.assert_close(ours[k], v, atol=2e-5, rtol=0, msg=k)
     assert moved > 2e-4, "the tolerance must be small beside what training changes"
+
+
+def test_the_loop_over_pairs_and_mmd_give_the_same_value():
+    a, b, width = mmd.samples(12, 5)
+    assert mmd.loop(a, b, width) == pytest.approx(mmd.mmd(a, b, width=width, permutations=0), abs=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 80])
+def test_the_explicit_evidence_and_logme_give_the_same_value(d):
+    X, y = logme.task(40, d)
+    assert logme.explicit(X, y) == pytest.approx(logme.logme(X, y), abs=1e-3)

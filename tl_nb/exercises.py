@@ -7,7 +7,7 @@ __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'c
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
            'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_new_shares', 'check_hard_information',
-           'check_coral', 'check_left_out', 'check_split_by_name', 'check_reciprocal_rank', 'check_ece',
+           'check_coral', 'check_left_out', 'check_energy', 'check_split_by_name', 'check_reciprocal_rank', 'check_ece',
            'check_out_of_fold', 'check_soup']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
@@ -385,6 +385,25 @@ def check_left_out(answer, old, new):
     assert int(answer) == best, "Another column can go with a higher LEEP of what is left. Did the rows sum to one again?"
     if scores[best] <= leep(old, new): return "Even the best column to leave out costs something: every old class said a little about the new ones."
     return "Leaving it out raises LEEP. That choice has seen these labels, so test it on others before you rely on it."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #e4e9d151
+@checker
+def check_energy(answer):
+    "A function of (a, b), two arrays of rows, that gives their energy distance without bias"
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(5, 3)), rng.normal(size=(4, 3)) + [2, 0, 0]
+    far = lambda X, Y: [float(np.linalg.norm(x - y)) for x in X for y in Y]
+    across, (aa, bb) = np.mean(far(a, b)), (sum(far(X, X)) for X in (a, b))
+    found, right = float(answer(a, b)), 2 * across - aa / 20 - bb / 12
+    assert abs(found - (2 * across - aa / 25 - bb / 16)) > 1e-9, "A row's distance to itself is 0 and was counted: divide by n (n - 1)."
+    assert abs(found - (across - aa / 20 - bb / 12)) > 1e-9, "Between the samples counts twice: it stands against two means within."
+    assert abs(found + right) > 1e-9, "The sign: between the samples minus within, so that far samples have a large value."
+    assert abs(found - right) < 1e-9, "Twice the mean distance between a and b, minus the mean within a, minus that within b."
+    assert abs(answer(2 * a, 2 * b) - 2 * right) < 1e-9, "Rows twice as large are twice as far apart."
+    assert abs(answer(a[:, ::-1], b[:, ::-1]) - right) < 1e-9, "The order of the columns should not count."
+    return "The MMD with minus the distance as its kernel: no width to choose, and zero for equal distributions only."
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #4db2f8d8
 @checker
