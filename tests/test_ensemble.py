@@ -1,9 +1,6 @@
 "Averages, weights, selection, stacks and soups, against brute force, naive loops and members with a memory."
 import itertools
 import math
-import os
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -273,20 +270,6 @@ STACKS = [Stack([("lr", LogisticRegression()), ("nb", GaussianNB())]), Stack({"o
 
 @parametrize_with_checks(STACKS)
 def test_scikit_learn_accepts_it(estimator, check): check(estimator)
-
-
-def test_scikit_learn_accepts_it_with_its_array_interface(tmp_path):
-    "One check is skipped unless SciPy was imported with its array interface on: run all again in such a process."
-    code = """
-from sklearn.utils.estimator_checks import check_estimator
-from test_ensemble import STACKS
-found = [r["status"] for stack in STACKS for r in check_estimator(stack, on_skip=None)]
-print(sorted(set(found)), len(found) > 50)
-"""
-    pytest.importorskip("sklearn", minversion="1.6")
-    env = os.environ | {"SCIPY_ARRAY_API": "1", "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout.split("\n")[-2] == "['passed'] True", done.stdout + done.stderr
 
 
 class Memory(ClassifierMixin, BaseEstimator):
