@@ -293,3 +293,24 @@ def test_bad_tuning(bert, change, error, message):
 
 def test_tuning_of_images_is_refused():
     with pytest.raises(SearchError, match="reads no texts"): contrastive_tune(image_backbone("resnet18"), PAIRS, **QUICK)
+
+
+# --- the exercise -----------------------------------------------------------------------------------------------------
+
+def numpy_info_nce(s, t, *, ways=2, scale=None, stable=True, sign=1, reduce=np.mean):
+    x = np.asarray(s, float) / t if scale is None else np.asarray(s, float) * scale
+
+    def one(x):
+        top = x.max(1, keepdims=True) if stable else np.zeros((len(x), 1))
+        return reduce(top[:, 0] + np.log(np.exp(x - top).sum(1)) - np.diag(x))
+    return sign * sum(one(v) for v in (x, x.T)[:ways]) / ways
+
+
+@pytest.mark.parametrize("faults,hint", [
+    ({}, None), (dict(sign=-1), "sign"), (dict(ways=1), "one direction"), (dict(scale=1), "temperature"), (dict(scale=0.5), "temperature"),
+    (dict(reduce=np.sum), "mean over the pairs"), (dict(stable=False), "overflow")])
+def test_the_check_names_each_fault(faults, hint):
+    from tl_nb.exercises import check_info_nce
+
+    with np.errstate(all="ignore"): verdict = check_info_nce(lambda s, t: numpy_info_nce(s, t, **faults))
+    assert verdict.passed is (hint is None) and (hint is None or hint in verdict.message)

@@ -498,6 +498,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nb.exercises._toy_problem': ('1_foundations/exercises.html#_toy_problem', 'tl_nb/exercises.py'),
                                  'tl_nb.exercises.check_checker': ('1_foundations/exercises.html#check_checker', 'tl_nb/exercises.py'),
                                  'tl_nb.exercises.check_ece': ('1_foundations/exercises.html#check_ece', 'tl_nb/exercises.py'),
+                                 'tl_nb.exercises.check_info_nce': ('1_foundations/exercises.html#check_info_nce', 'tl_nb/exercises.py'),
                                  'tl_nb.exercises.check_labels_saved': ( '1_foundations/exercises.html#check_labels_saved',
                                                                          'tl_nb/exercises.py'),
                                  'tl_nb.exercises.check_left_out': ('1_foundations/exercises.html#check_left_out', 'tl_nb/exercises.py'),
