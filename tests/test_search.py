@@ -125,6 +125,8 @@ def test_a_generator_of_documents_and_numpy_texts(bert):
     (lambda b: SearchIndex(["a"], b).rank(["a", None]), "number 1 of 2"), (lambda b: SearchIndex(["a"], b).rank("a"), "brackets"),
     (lambda b: SearchIndex(["a"], b).search(""), "empty text"), (lambda b: SearchIndex(["a"], b).search(["a"]), "there is rank"),
     (lambda b: SearchIndex(["a"], b).search("a", mode="x"), "mode = 'x'"),
+    (lambda b: SearchIndex(None, b), "NoneType. Give a list"), (lambda b: contrastive_tune(b, 3), "this is a int"),
+    (lambda b: SearchIndex(Pairs(["q"], ["d"], ["n"], ["g"]), b), "Pairs. Give its .documents"),
     (lambda b: SearchIndex(["a"], image_backbone("resnet18")), "reads no texts")])
 def test_bad_input(bert, make, message):
     with pytest.raises(SearchError, match=message): make(bert)

@@ -32,6 +32,9 @@ class SearchError(ValueError):
 def _texts(texts, name):
     "The texts as a list; raises `SearchError` for none, and for one that is no text or is empty."
     if isinstance(texts, (str, bytes)): raise SearchError(f"{name}: one text was given where a list belongs: put it in [brackets].")
+    if not hasattr(texts, "__iter__"):
+        way = "its .documents or .queries" if hasattr(texts, "documents") else "a list of texts"
+        raise SearchError(f"{name}: this is a {type(texts).__name__}. Give {way}.")
     texts = [str(t) if isinstance(t, str) else t for t in texts]
     if not texts: raise SearchError(f"{name}: the list is empty. Give at least one text.")
     for i, text in enumerate(texts):
@@ -212,6 +215,7 @@ class _Encoder(nn.Module):
 def _columns(pairs, name):
     "[queries, documents] of `Pairs` or of (query, document) tuples, checked."
     if not hasattr(pairs, "queries"):
+        if not hasattr(pairs, "__iter__"): raise SearchError(f"{name}: this is a {type(pairs).__name__}. Give Pairs, or a list of (query, document).")
         pairs = list(pairs)
         if odd := [i for i, p in enumerate(pairs) if not isinstance(p, (tuple, list)) or len(p) != 2]:
             raise SearchError(f"{name}: number {odd[0]} is no pair. Give Pairs, or a list of (query, document).")
