@@ -7,8 +7,8 @@ __all__ = ['Verdict', 'checker', 'check_labels_saved', 'check_training_loop', 'c
            'check_safe_member', 'check_pinned', 'check_shared_texts', 'check_shared_groups', 'check_own_data',
            'check_truly_frozen', 'check_scaling', 'check_masked_mean', 'check_nested', 'check_reorder',
            'check_rates_by_depth', 'check_store_key', 'check_pooled', 'check_new_shares', 'check_hard_information',
-           'check_coral', 'check_left_out', 'check_energy', 'check_split_by_name', 'check_reciprocal_rank', 'check_ece',
-           'check_out_of_fold', 'check_soup']
+           'check_coral', 'check_left_out', 'check_energy', 'check_split_by_name', 'check_reciprocal_rank',
+           'check_info_nce', 'check_ece', 'check_out_of_fold', 'check_soup']
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #7c1fa69e
 from dataclasses import dataclass
@@ -431,6 +431,27 @@ def check_reciprocal_rank(answer):
     assert answer(["b", "d", "a"], {"a"}, 2) == 0, "Beyond place k nothing counts."
     assert answer([], {"a"}, 5) == 0, "An empty list finds nothing."
     return "It falls fast with the place, so the mean over queries says above all how often the first place is right."
+
+# %% ../nbs/1_foundations/10_exercises.ipynb #223a05b5
+@checker
+def check_info_nce(answer):
+    "A function of (similarity, temperature) that gives the symmetric InfoNCE of a square array, with the right pairs on its diagonal"
+    import numpy as np
+
+    s = np.array([[0.9, 0.2, 0.4], [0.1, 0.3, 0.5], [0.6, 0.0, 0.7]])
+    one_way = lambda x: float(np.mean(np.log(np.exp(x).sum(1)) - np.diag(x)))
+    right = lambda x: (one_way(x) + one_way(x.T)) / 2
+    is_ = lambda value: abs(found - value) < 1e-6
+    found = float(answer(s, 0.5))
+    assert not is_(-right(s / 0.5)), "The sign is wrong: a loss falls as the diagonal rises."
+    assert not is_(right(s)) and not is_(right(s * 0.5)), "Cosines are divided by the temperature, before anything else."
+    assert not is_(one_way(s / 0.5)) and not is_(one_way(s.T / 0.5)), "That is one direction. Do the same for the columns, and take the mean."
+    assert not is_(2 * right(s / 0.5)) and not is_(3 * right(s / 0.5)), "Take the mean over the pairs and over both directions, not the sum."
+    assert is_(right(s / 0.5)), "For each row: the log of the sum of exponentials, minus the value on the diagonal."
+    found = float(answer(np.eye(3) * 2 - 1, 0.001))
+    assert np.isfinite(found), "At a temperature of 0.001 the exponentials overflow. Take the largest value of a row out of the sum."
+    assert abs(found) < 1e-6, "When every right pair is far ahead, the loss is 0."
+    return "Nothing but two classifications on one table: which document, and which query."
 
 # %% ../nbs/1_foundations/10_exercises.ipynb #637169ff
 @checker
