@@ -9,7 +9,7 @@ __all__ = ['SOURCE_ONLY', 'MARGINS', 'mutual_information', 'neighbourhood_densit
            'ImportanceWeighting', 'SelfTraining', 'PriorRecalibration', 'SourcePriorLogisticRegression', 'DomainPair',
            'domain_pair', 'domain_weights']
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #c3ef7140
+# %% ../nbs/2_techniques/08_across_domains.ipynb #ead127cc
 import numpy as np
 from fastcore.basics import patch
 from sklearn.base import clone
@@ -19,11 +19,11 @@ from .adapters import (AdaptError, AlignedClassifier, DomainPair, ImportanceWeig
 from .alignment import CORAL, AlignmentError, MeanVarianceAlign, OTMap, SubspaceAlign
 from .calibration import as_probabilities
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #0ca0446a
+# %% ../nbs/2_techniques/08_across_domains.ipynb #a4c5836f
 _all_ = ["CORAL", "MeanVarianceAlign", "SubspaceAlign", "OTMap", "AlignmentError", "AdaptError", "AlignedClassifier", "ImportanceWeighting",
          "SelfTraining", "PriorRecalibration", "SourcePriorLogisticRegression", "DomainPair", "domain_pair", "domain_weights"]  # at hand here too
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #6c65817e
+# %% ../nbs/2_techniques/08_across_domains.ipynb #cc16449c
 def _entropy(p): return -(p * np.log(np.maximum(p, 1e-300))).sum(-1)
 
 
@@ -36,7 +36,7 @@ def mutual_information(probabilities,  # (n, classes), of unlabelled target rows
     P = as_probabilities(probabilities)
     return float((_entropy(P.mean(0)) - _entropy(P).mean()) / np.log(P.shape[1]))
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #e7fef8f4
+# %% ../nbs/2_techniques/08_across_domains.ipynb #4bc8c89b
 def neighbourhood_density(probabilities,  # (n, classes), of unlabelled target rows
                           temperature: float = 0.05) -> float:
     "Soft neighbourhood density: the mean entropy of each row's similarities to the others (Saito et al., 2021, section 3)."
@@ -51,7 +51,7 @@ def neighbourhood_density(probabilities,  # (n, classes), of unlabelled target r
     logs = log_softmax(near, axis=1)
     return float(-(np.exp(logs) * logs).sum(1).mean())
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #802d2daf
+# %% ../nbs/2_techniques/08_across_domains.ipynb #57ba4e50
 def cluster_separation(features,  # (n, d), of unlabelled target rows
                        predicted,  # (n,) a class for each
                        ) -> float:
@@ -62,7 +62,7 @@ def cluster_separation(features,  # (n, d), of unlabelled target rows
     if y.shape != (len(X),): raise AdaptError(f"predicted has the shape {y.shape} for {len(X)} rows of features: one class a row.")
     return float(silhouette_score(X, y)) if 0 < y.max() < len(X) - 1 else -1.0
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #6099b314
+# %% ../nbs/2_techniques/08_across_domains.ipynb #98166fe1
 def _alike(a, b, names):
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim == 1 and a.shape == b.shape and len(a): return a, b
@@ -78,7 +78,7 @@ def weighted_accuracy(predicted, labels,  # (n,) of labelled source rows that th
     if not np.isfinite(w).all() or (w < 0).any() or not w.sum(): raise AdaptError("weights: finite numbers of 0 or more are needed, not all 0.")
     return float(np.average(a == b, weights=w))
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #fa009915
+# %% ../nbs/2_techniques/08_across_domains.ipynb #6aa3fea8
 def reverse_accuracy(target,  # (m, d) unlabelled rows of the target
                      predicted,  # (m,) what the model says of them
                      source, labels,  # (n, d) and (n,): rows of the source, and their true classes
@@ -93,7 +93,7 @@ def reverse_accuracy(target,  # (m, d) unlabelled rows of the target
     if len(np.unique(predicted)) < 2: return 0.0
     return float(np.mean(_classifier(classifier).fit(T, predicted).predict(S) == np.asarray(labels)))
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #09403683
+# %% ../nbs/2_techniques/08_across_domains.ipynb #f1746fdc
 SOURCE_ONLY = "source only"
 MARGINS = {"mutual information": 0.0, "cluster separation": 0.02, "reverse accuracy": -0.1}
 
@@ -106,7 +106,7 @@ def label_free_scores(model, S, y,  # a fitted adapter; source rows (n, d) and t
     return {"mutual information": mutual_information(P), "cluster separation": cluster_separation(judge, P.argmax(1)),
             "reverse accuracy": reverse_accuracy(T, model.predict(T), S, y, classifier=classifier)}
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #2b5271c5
+# %% ../nbs/2_techniques/08_across_domains.ipynb #94b9195b
 def adapters_for(classifier=None,  # None: logistic regression
                  ) -> dict:
     "The adapters that `AdaptOrAbstain` tries, by name: four alignments, each with self-training and without, and three more."
@@ -116,7 +116,7 @@ def adapters_for(classifier=None,  # None: logistic regression
     return {**alone, "weights": ImportanceWeighting(classifier), "class shares": PriorRecalibration(classifier),
             "self-training": SelfTraining(classifier), **trained}
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #63ee102b
+# %% ../nbs/2_techniques/08_across_domains.ipynb #ccafccf4
 def _fitted(adapter, S, y, T):
     "A clone, fitted on both domains."
     domain = np.repeat([1, -1], [len(S), len(T)]) if len(T) else None
@@ -130,7 +130,7 @@ def _halves(T, groups, seed):
     kind = ShuffleSplit if groups is None else GroupShuffleSplit
     return next(kind(1, test_size=0.5, random_state=seed).split(T, groups=groups))
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #1d132168
+# %% ../nbs/2_techniques/08_across_domains.ipynb #dc9bbaab
 class AdaptOrAbstain(_Adapter):
     """Adapt where scorers that need no target label agree that it helps; otherwise, learn from the source only.
 
@@ -153,7 +153,7 @@ class AdaptOrAbstain(_Adapter):
 
     def _probabilities(self, X): return np.mean([m.predict_proba(X) for m in self.models_.values()], axis=0)
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #e8cf7824
+# %% ../nbs/2_techniques/08_across_domains.ipynb #a054de18
 @patch
 def _choose(self: AdaptOrAbstain, S, y, T, groups):
     "Score the candidates, and keep those that are agreed on."
@@ -171,7 +171,7 @@ def _candidates(self: AdaptOrAbstain):
     if SOURCE_ONLY in found: raise AdaptError(f"candidates has one named {SOURCE_ONLY!r}, which is what they are compared with: give it another name.")
     return found
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #1e902b61
+# %% ../nbs/2_techniques/08_across_domains.ipynb #d3b1df1b
 @patch
 def _judge(self: AdaptOrAbstain, tried, S, y, T, fit, judge):
     "Set scores, reason and choice from the two halves of the target."
@@ -187,7 +187,7 @@ def _judge(self: AdaptOrAbstain, tried, S, y, T, fit, judge):
     if agreed: self.chosen_ = agreed
     self.reason_ = f"The scorers agree on {len(agreed) or 'none'} of {len(tried) - 1} candidates."
 
-# %% ../nbs/2_techniques/08_across_domains.ipynb #8ab49694
+# %% ../nbs/2_techniques/08_across_domains.ipynb #1fe8391f
 def adapt_or_abstain(X, y, sample_domain,  # as for every adapter
                      *, groups=None, **kwargs,  # as for `AdaptOrAbstain.fit`, and for `AdaptOrAbstain`
                      ) -> AdaptOrAbstain:
