@@ -288,6 +288,10 @@ def test_js_of_features_is_a_lower_bound_within_its_range():
     assert 0 <= js_divergence(*draw(0, 40, d=80, shift=0)) < 0.05 and 0.6 < js_divergence(*draw(0, 60, shift=15)) <= np.log(2)
 
 
+def test_the_interval_of_js_of_features_covers_where_there_is_a_shift_and_many_rows():
+    assert 45 <= covered([js_divergence(*draw(s, 200, d=2, shift=1.5), seed=0) for s in range(50)]) <= 50
+
+
 @pytest.mark.parametrize("a,b,message", [
     ([1, -1], [1, 1], "a is no histogram"), ([1, 1], [0, 0], "b is no histogram"), ([1, np.nan], [1, 1], "a is no"),
     ([1, 2], [1, 2, 3], "2 bins and b has 3"), (["?!", ""], ["a b", "c"], "a: no text has a word"), (["a"], ["b", "c"], "a has 1 texts"),

@@ -298,7 +298,8 @@ def js_divergence(a,  # a list of texts; or counts or probabilities (k,); or fea
     """Jensen-Shannon divergence in nats, from 0 to ln 2 (Lin, 1991).
 
     Texts: of word frequencies, biased upwards where texts are few. Histograms: as they are; an interval for counts of independent items.
-    Features: ln 2 minus the cross-fitted log loss of a logistic regression, which is a lower bound. Raises `SimilarityError`.
+    Features: ln 2 minus the cross-fitted log loss of a logistic regression, which is a lower bound. Its interval covered in 93% to 97%
+    of simulations with 200 rows and a shift, but in 77% to 85% with 60 rows and none, where the value is cut at 0. Raises `SimilarityError`.
     """
     texts = _is_texts(a, "a"), _is_texts(b, "b")
     if texts[0] != texts[1]: raise SimilarityError("One of a and b is a list of texts, the other is not.")
