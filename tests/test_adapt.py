@@ -69,6 +69,8 @@ def test_reverse_accuracy_sees_nonsense():
     assert reverse_accuracy(X[:100], np.ones(100), X[100:], y[100:]) == 0
     with pytest.raises(AdaptError, match="features"): reverse_accuracy(X[:, :2], y, X, y)
     with pytest.raises(AdaptError, match="target"): reverse_accuracy(X, y[:5], X, y)
+    with pytest.raises(AdaptError, match="none in common"): reverse_accuracy(X, np.array(["no", "yes"])[y], X, y)
+    assert reverse_accuracy(X[:100], y[:100], X[100:], y[100:, None]) == pytest.approx(right)
 
 
 @pytest.mark.parametrize("scorer", [mutual_information, neighbourhood_density])
@@ -139,7 +141,15 @@ def test_too_few_rows_to_judge_on_are_left_alone(keep, groups):
     X, y, domain = blobs()
     few = np.flatnonzero((domain > 0) | (np.arange(len(X)) >= len(X) - keep))
     found = AdaptOrAbstain().fit(X[few], y[few], domain[few], groups=np.zeros(len(few)) if groups else None)
-    assert found.chosen_ == [SOURCE_ONLY] and found.scores_ is None and "too few" in found.reason_
+    assert found.chosen_ == [SOURCE_ONLY] and found.scores_ is None and ("one group" if groups else "too few") in found.reason_
+
+
+def test_halves_that_groups_make_too_small_are_left_alone():
+    X, y, domain = blobs(60)
+    groups = np.where(np.arange(len(X)) == len(X) - 1, 1, 0)  # one row has a group of its own
+    for seed in range(4):
+        found = AdaptOrAbstain(random_state=seed).fit(X, y, domain, groups=groups)
+        assert found.chosen_ == [SOURCE_ONLY] and "in each half" in found.reason_
 
 
 def test_those_agreed_on_answer_together():
@@ -166,6 +176,8 @@ def test_own_candidates_and_the_same_answer_twice():
 
 
 @pytest.mark.parametrize("kwargs, says", [(dict(candidates={SOURCE_ONLY: SelfTraining()}), SOURCE_ONLY), (dict(margins={"accuracy": 0}), "accuracy"),
-                                          (dict(groups=[1, 2]), "groups")])
+                                          (dict(margins={}), "margins"), (dict(margins={"mutual information": np.nan}), "mutual information"),
+                                          (dict(candidates={}), "candidates"), (dict(candidates={"CORAL": adapt.CORAL()}), "AlignedClassifier"),
+                                          (dict(candidates={"few": adapt.SourcePriorLogisticRegression()}), "few"), (dict(groups=[1, 2]), "groups")])
 def test_bad_arguments_are_named(kwargs, says):
     with pytest.raises(AdaptError, match=says): adapt_or_abstain(*blobs(), **kwargs)

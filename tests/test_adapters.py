@@ -1,5 +1,8 @@
 "Adapting classifiers: scikit-learn's own checks, what each must do by its definition, and bad input."
+import warnings
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import config_context
 from sklearn.base import clone
@@ -106,6 +109,22 @@ def test_a_classifier_without_weights_is_refused(adapter):
     with pytest.raises(AdaptError, match="sample_weight"): adapter(KNeighborsClassifier()).fit(X, y, sample_domain=domain)
 
 
+def test_what_is_no_aligner_is_refused():
+    X, y, domain = shifted()
+    with pytest.raises(AdaptError, match="sample_domain"): AlignedClassifier(StandardScaler()).fit(X, y, sample_domain=domain)
+
+
+@each
+def test_names_of_columns_are_kept(adapter):
+    X, y, domain = shifted()
+    table = pd.DataFrame(X, columns=["a", "b"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = clone(adapter).fit(table, pd.Series(y), sample_domain=pd.Series(domain))
+        found.predict(table)
+    assert found.feature_names_in_.tolist() == ["a", "b"]
+
+
 @unlabelled
 def test_a_classifier_without_probabilities_is_refused(adapter):
     X, y, domain = shifted()
@@ -134,7 +153,8 @@ def test_self_training_finds_the_gap_between_the_targets_classes():
 def test_no_round_is_source_only():
     X, y, domain = shifted()
     assert np.array_equal(SelfTraining(rounds=0).fit(X, y, sample_domain=domain).predict_proba(X), AlignedClassifier().fit(X, y, sample_domain=domain).predict_proba(X))
-    with pytest.raises(AdaptError, match="keep"): SelfTraining(keep=0).fit(X, y, sample_domain=domain)
+    for name, bad in (("keep", 0), ("keep", "all"), ("rounds", -1), ("rounds", 1.5)):
+        with pytest.raises(AdaptError, match=name): SelfTraining(**{name: bad}).fit(X, y, sample_domain=domain)
 
 
 def test_the_surest_of_every_class():
@@ -152,6 +172,16 @@ def test_domain_weights_are_the_ratio_of_the_densities():
     assert np.abs(found - true / true.mean()).mean() < 0.05
     alike = domain_weights(S[:2000], S[2000:])
     assert alike.std() < 0.15
+    assert np.allclose(domain_weights(1e-3 * S + 5, 1e-3 * T + 5), found)  # the unit does not matter
+
+
+@pytest.mark.parametrize("most", [2, 20])
+def test_no_weight_is_above_the_limit(most):
+    rng = np.random.default_rng(0)
+    found = domain_weights(rng.normal(size=(500, 5)), rng.normal(2, 1, size=(500, 5)), most=most)
+    assert found.mean() == pytest.approx(1) and found.max() <= most * 1.001
+    for bad in (0, -1, np.nan):
+        with pytest.raises(AdaptError, match="most"): domain_weights(np.zeros((5, 2)), np.zeros((5, 2)), most=bad)
 
 
 def test_domain_weights_refuse_what_they_cannot_weigh():
@@ -203,6 +233,14 @@ def test_shares_that_are_none_are_refused(prior):
     with pytest.raises(AdaptError, match="prior"): PriorRecalibration(prior=prior).fit(X, y, sample_domain=domain)
 
 
+def test_shares_that_no_weights_can_give_are_said_to_be_so():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(30, 2)), rng.normal(size=(30, 2)) + 8, rng.normal(size=(40, 2))])
+    y, domain = np.repeat([0, 1, 0], [30, 30, 40]), np.repeat([1, -1], [60, 40])
+    with pytest.raises(AdaptError, match="exactly 0"): PriorRecalibration(KNeighborsClassifier(), "source").fit(X, y, sample_domain=domain)
+    assert np.isfinite(PriorRecalibration(KNeighborsClassifier()).fit(X, y, sample_domain=domain).predict_proba(X)).all()
+
+
 def test_estimation_is_a_fixed_point_and_matching_needs_no_step_when_it_fits():
     P = np.random.default_rng(0).dirichlet([1, 2, 3], 500)
     source = np.full(3, 1 / 3)
@@ -231,6 +269,18 @@ def test_between_the_source_and_the_target_alone():
     assert np.allclose(tight.weights_, tight.source_weights_, atol=1e-4)
     target = domain < 0
     assert loose.score(X[target], y[target]) > tight.score(X[target], y[target]) + 0.1
+
+
+def test_two_classes_count_c_as_scikit_learn_does():
+    X, y, _ = shifted()
+    rows = np.column_stack([X, np.ones(len(X))])
+    theirs = LogisticRegression(C=0.1, fit_intercept=False, tol=1e-8, max_iter=5000).fit(rows, y)
+    assert np.allclose(SourcePriorLogisticRegression(source_C=0.1).fit(X, y).predict_proba(X), theirs.predict_proba(rows), atol=1e-4)
+
+
+def test_placeholders_are_no_labels():
+    X, y, domain = shifted()
+    with pytest.raises(AdaptError, match="unlabelled"): SourcePriorLogisticRegression().fit(X, np.where(domain > 0, y, -1), sample_domain=domain)
 
 
 def test_a_class_of_the_target_only_is_learned_and_one_of_the_source_only_is_kept():
@@ -265,6 +315,13 @@ def test_a_pair_keeps_parts_and_documents_apart():
     assert [g for g in pair.groups[100:]] == [f"target {i // 5}" for i in at]
     again = domain_pair(source, X, target, Z, seed=3, most=100)
     assert np.array_equal(pair.X, again.X)
+
+
+@pytest.mark.parametrize("kwargs, says", [(dict(source_features=np.zeros((5, 1))), "source_features"), (dict(target_features=np.zeros((50, 2))), "features"),
+                                          (dict(target_features=np.full((50, 1), np.nan)), "finite"), (dict(most=0), "most")])
+def test_a_pair_checks_its_features(kwargs, says):
+    fine = dict(source=dataset(50), source_features=np.zeros((50, 1)), target=dataset(50), target_features=np.zeros((50, 1)))
+    with pytest.raises(AdaptError, match=says): domain_pair(**(fine | kwargs))
 
 
 def test_a_pair_needs_the_same_classes():

@@ -13,9 +13,10 @@ __all__ = ['SOURCE_ONLY', 'MARGINS', 'mutual_information', 'neighbourhood_densit
 import numpy as np
 from fastcore.basics import patch
 from sklearn.base import clone
+from sklearn.utils import column_or_1d
 
 from .adapters import (AdaptError, AlignedClassifier, DomainPair, ImportanceWeighting, PriorRecalibration, SelfTraining,
-                            SourcePriorLogisticRegression, domain_pair, domain_weights, _Adapter, _classifier, _finite)
+                            SourcePriorLogisticRegression, domain_pair, domain_weights, _Adapter, _check_number, _classifier, _finite)
 from .alignment import CORAL, AlignmentError, MeanVarianceAlign, OTMap, SubspaceAlign
 from .calibration import as_probabilities
 
@@ -44,7 +45,7 @@ def neighbourhood_density(probabilities,  # (n, classes), of unlabelled target r
 
     P = as_probabilities(probabilities)
     if len(P) < 3: raise AdaptError(f"{len(P)} rows: three or more are needed, so that a row has neighbours.")
-    if not temperature > 0: raise AdaptError(f"temperature = {temperature}: a number above 0 is needed.")
+    _check_number("temperature", temperature, 1e-6)
     rows = P / np.linalg.norm(P, axis=1, keepdims=True)
     near = rows @ rows.T / temperature
     np.fill_diagonal(near, -1e9)  # a row is no neighbour of itself
@@ -69,14 +70,20 @@ def _alike(a, b, names):
     raise AdaptError(f"{names[0]} {a.shape} and {names[1]} {b.shape}: two lists of the same length are expected.")
 
 
+def _share_classes(predicted, labels):
+    if set(np.unique(predicted).tolist()) & set(np.unique(labels).tolist()): return
+    raise AdaptError(f"predicted has classes such as {predicted[0]!r} and labels such as {labels[0]!r}, and none in common: name them alike.")
+
+
 def weighted_accuracy(predicted, labels,  # (n,) of labelled source rows that the model has not learned from
                       weights,  # (n,) such as `domain_weights` of these rows
                       ) -> float:
     "Accuracy on the source, weighted as if it were the target: importance-weighted validation (Sugiyama et al., 2007)."
     a, b = _alike(predicted, labels, ("predicted", "labels"))
     w = _alike(weights, labels, ("weights", "labels"))[0].astype(np.float64)
-    if not np.isfinite(w).all() or (w < 0).any() or not w.sum(): raise AdaptError("weights: finite numbers of 0 or more are needed, not all 0.")
-    return float(np.average(a == b, weights=w))
+    if not np.isfinite(w).all() or (w < 0).any() or not w.any(): raise AdaptError("weights: finite numbers of 0 or more are needed, not all 0.")
+    _share_classes(a, b)
+    return float(np.average(a == b, weights=w / w.max()))
 
 # %% ../nbs/2_techniques/08_across_domains.ipynb #6aa3fea8
 def reverse_accuracy(target,  # (m, d) unlabelled rows of the target
@@ -88,10 +95,12 @@ def reverse_accuracy(target,  # (m, d) unlabelled rows of the target
 
     Circular validation (Bruzzone and Marconcini, 2010). 0 where one class only was predicted.
     """
+    predicted, labels = column_or_1d(predicted), column_or_1d(labels)
     T, S = _finite(target, "target", len(predicted)), _finite(source, "source", len(labels))
     if T.shape[1] != S.shape[1]: raise AdaptError(f"source has {S.shape[1]} features and target {T.shape[1]}: the same are needed.")
+    _share_classes(predicted, labels)
     if len(np.unique(predicted)) < 2: return 0.0
-    return float(np.mean(_classifier(classifier).fit(T, predicted).predict(S) == np.asarray(labels)))
+    return float(np.mean(_classifier(classifier).fit(T, predicted).predict(S) == labels))
 
 # %% ../nbs/2_techniques/08_across_domains.ipynb #f1746fdc
 SOURCE_ONLY = "source only"
@@ -157,28 +166,42 @@ class AdaptOrAbstain(_Adapter):
 @patch
 def _choose(self: AdaptOrAbstain, S, y, T, groups):
     "Score the candidates, and keep those that are agreed on."
-    tried = {SOURCE_ONLY: AlignedClassifier(None, self.classifier)} | self._candidates()
-    self.scores_, self.chosen_, least = None, [SOURCE_ONLY], 10 * len(self.classes_)
-    if len(T) < least or groups is not None and len(np.unique(groups)) < 2:
-        self.reason_ = f"{len(T)} target rows are too few to judge on: {least} are needed, of two groups or more."
-    else: self._judge(tried, S, y, T, *_halves(T, groups, self.random_state))
+    tried, self.scores_, self.chosen_ = {SOURCE_ONLY: AlignedClassifier(None, self.classifier)} | self._candidates(), None, [SOURCE_ONLY]
+    margins, least = self._margins(), 5 * len(self.classes_)  # rows of a half
+    one = groups is not None and len(T) and len(np.unique(groups)) < 2
+    halves = None if one or len(T) < 2 * least else _halves(T, groups, self.random_state)
+    if one: self.reason_ = "All target rows are of one group, so they cannot be halved."
+    elif halves is None or min(map(len, halves)) < least:
+        self.reason_ = f"The target rows are too few to judge on: {least} are needed in each half, and there are {len(T)} in all."
+    else: self._judge(tried, margins, S, y, T, *halves)
     self.models_ = {name: _fitted(tried[name], S, y, T) for name in self.chosen_}
 
 
 @patch
 def _candidates(self: AdaptOrAbstain):
-    found = adapters_for(self.classifier) if self.candidates is None else dict(self.candidates)
+    found = adapters_for(self.classifier) if self.candidates is None else self.candidates
+    if not isinstance(found, dict) or not found: raise AdaptError(f"candidates = {found!r}: a dictionary of adapters by name is needed.")
+    if bad := [n for n, a in found.items() if not isinstance(a, _Adapter) or isinstance(a, SourcePriorLogisticRegression)]:
+        raise AdaptError(f"candidate {bad[0]!r} is {found[bad[0]]!r}, which is no adapter that does without target labels. An aligner is wrapped: AlignedClassifier(CORAL()).")
     if SOURCE_ONLY in found: raise AdaptError(f"candidates has one named {SOURCE_ONLY!r}, which is what they are compared with: give it another name.")
     return found
 
 # %% ../nbs/2_techniques/08_across_domains.ipynb #d3b1df1b
 @patch
-def _judge(self: AdaptOrAbstain, tried, S, y, T, fit, judge):
+def _margins(self: AdaptOrAbstain):
+    found = MARGINS if self.margins is None else self.margins
+    if not isinstance(found, dict) or not found: raise AdaptError(f"margins = {found!r}: a dictionary of one scorer or more and the least gain of each is needed.")
+    if unknown := [name for name in found if name not in MARGINS]: raise AdaptError(f"margins names {unknown[0]!r}: the scorers are {', '.join(MARGINS)}.")
+    for name, margin in found.items(): _check_number(f"margins[{name!r}]", margin, -2, 2)
+    return found
+
+
+@patch
+def _judge(self: AdaptOrAbstain, tried, margins, S, y, T, fit, judge):
     "Set scores, reason and choice from the two halves of the target."
     import pandas as pd
 
-    least = pd.Series(MARGINS if self.margins is None else self.margins)
-    if unknown := sorted(set(least.index) - set(MARGINS)): raise AdaptError(f"margins names {unknown[0]!r}: the scorers are {', '.join(MARGINS)}.")
+    least = pd.Series(margins)
     scores = lambda a: label_free_scores(_fitted(a, S, y, T[fit]), S, y, T[fit], T[judge], _classifier(self.classifier))
     self.scores_ = pd.DataFrame({name: scores(a) for name, a in tried.items()}).T
     gains = self.scores_ - self.scores_.loc[SOURCE_ONLY]

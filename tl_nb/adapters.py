@@ -13,7 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d, has_fit_parameter, validate_data
+from sklearn.utils.validation import _num_samples, check_is_fitted, column_or_1d, has_fit_parameter, validate_data
 
 from .alignment import _both, _is_source
 from .calibration import fit_temperature, temper
@@ -42,6 +42,21 @@ class DomainPair:
     def sample_domain(self): return np.repeat([1, -1], [len(self.train[1]), len(self.unlabelled[1])])
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #7fffdb69
+def _finite(X, name, n=None):
+    "Rows as float64 (n, d). Raises `AdaptError` for another shape and for what is not finite."
+    X = np.asarray(X, dtype=np.float64)
+    if X.ndim != 2 or not len(X) or n is not None and len(X) != n:
+        raise AdaptError(f"{name} has the shape {X.shape}: expected are rows of features ({'n' if n is None else n}, d).")
+    if not np.isfinite(X).all(): raise AdaptError(f"{name} holds numbers that are not finite, first in row {np.flatnonzero(~np.isfinite(X).all(1))[0]}.")
+    return X
+
+
+def _check_number(name, value, least, most=np.inf, whole=False):
+    kinds = (int, np.integer) if whole else (int, float, np.number)
+    if isinstance(value, kinds) and not isinstance(value, bool) and least <= value <= most and np.isfinite(value): return
+    raise AdaptError(f"{name} = {value!r}: a {'whole ' if whole else ''}number from {least}{'' if np.isinf(most) else f' to {most}'} is needed.")
+
+# %% ../nbs/2_techniques/07_adapters.ipynb #b79a94ec
 def _groups(data, name): return [f"{name} {g}" for g in (range(len(data)) if data.groups is None else data.groups)]
 
 
@@ -52,11 +67,13 @@ def domain_pair(source, source_features,  # a Dataset with labels, and its featu
     "A quarter of the source is kept to choose by, half of the target for the report; documents stay together."
     if list(source.classes) != list(target.classes):
         raise AdaptError(f"source has the classes {source.classes} and target {target.classes}: the same in the same order are needed.")
+    S, T = _finite(source_features, "source_features", len(source)), _finite(target_features, "target_features", len(target))
+    if S.shape[1] != T.shape[1]: raise AdaptError(f"source has {S.shape[1]} features and target {T.shape[1]}: the same are needed.")
+    _check_number("most", most, 1, whole=True)
     a, b, cut = source.split(0.25, 0, seed).splits, target.split(0.5, 0, seed).splits, np.random.default_rng(seed).permutation
     groups = np.array(_groups(source, "source") + _groups(target, "target"), dtype=object)
     at = [cut(part)[:most] for part in (a["train"], a["valid"], b["train"])] + [b["valid"]]
-    of = lambda X, data, at: (np.asarray(X)[at], np.asarray(data.labels)[at])
-    parts = [of(source_features, source, i) for i in at[:2]] + [of(target_features, target, i) for i in at[2:]]
+    parts = [(X[i], np.asarray(data.labels)[i]) for X, data, i in zip((S, S, T, T), (source, source, target, target), at)]
     return DomainPair(*parts, groups[np.concatenate([at[0], len(source) + at[2]])])
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #eb72b3d1
@@ -85,16 +102,13 @@ class _Adapter(ClassifierMixin, BaseEstimator):
 @patch
 def _checked(self: _Adapter, X, y, sample_domain):
     "X, y and which rows are source. Target rows get some label of the source's, so that nothing can depend on theirs."
-    if sample_domain is None or y is None:  # scikit-learn words what is wrong with y
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
-        source = np.ones(len(X), bool)
-    else:
-        X = validate_data(self, X, dtype=[np.float64, np.float32])
-        source, y = _is_source(sample_domain, len(X)), column_or_1d(y).copy()
+    source = np.ones(_num_samples(X), bool) if sample_domain is None else _is_source(sample_domain, _num_samples(X))
+    if sample_domain is not None and y is not None:
         _both(source, 1)
-        if len(y) != len(X): raise AdaptError(f"y has {len(y)} labels for {len(X)} rows of X: one a row; those of target rows are not read.")
+        y = column_or_1d(y).copy()
+        if len(y) != len(source): raise AdaptError(f"y has {len(y)} labels for {len(source)} rows of X: one a row; those of target rows are not read.")
         y[~source] = y[source][0]
-        validate_data(self, X, y, dtype=[np.float64, np.float32])
+    X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
     check_classification_targets(y)
     return X, y, source
 
@@ -112,7 +126,7 @@ def _classifier(given, weighted=False):
     from sklearn.linear_model import LogisticRegression
 
     if given is None: return LogisticRegression(max_iter=1000)
-    if not hasattr(given, "predict_proba"): raise AdaptError(f"classifier = {given!r} has no predict_proba: give one that has, such as LogisticRegression().")
+    if isinstance(given, type) or not hasattr(given, "predict_proba"): raise AdaptError(f"classifier = {given!r} is no classifier with predict_proba: give one, such as LogisticRegression().")
     if weighted and not has_fit_parameter(given, "sample_weight"):
         raise AdaptError(f"classifier = {given!r} takes no sample_weight, and rows are weighted here: give one that does, such as LogisticRegression().")
     return clone(given)
@@ -134,6 +148,8 @@ class AlignedClassifier(_Adapter):
 @patch
 def _align(self: AlignedClassifier, S, T):
     domain = np.repeat([1, -1], [len(S), len(T)]) if len(T) else None
+    if self.aligner is not None and not has_fit_parameter(self.aligner, "sample_domain"):
+        raise AdaptError(f"aligner = {self.aligner!r} takes no sample_domain in fit: give one of tl_nb.alignment, such as CORAL().")
     self.aligner_ = None if self.aligner is None else clone(self.aligner).fit(np.concatenate([S, T]), sample_domain=domain)
 
 
@@ -159,11 +175,13 @@ class SelfTraining(AlignedClassifier):
     have the same weight in total. With an aligner, the source rows are moved first.
     """
     def __init__(self, classifier=None, aligner=None,  # as for `AlignedClassifier`
-                 *, rounds=5, keep=0.9):
+                 *, rounds=5,  # 0 leaves it at the first step, which has seen no target row
+                 keep=0.9):  # share of the target that the last round learns from, from 0.01 to 1
         self.classifier, self.aligner, self.rounds, self.keep = classifier, aligner, rounds, keep
 
     def _learn(self, S, y, T):
-        if not 0 < self.keep <= 1: raise AdaptError(f"keep = {self.keep}: a share above 0, at most 1, is needed.")
+        _check_number("keep", self.keep, 0.01, 1)
+        _check_number("rounds", self.rounds, 0, whole=True)
         super()._learn(S, y, T)
         if not len(T): return
         S, T = self._moved(S), self._kept(T)
@@ -175,36 +193,35 @@ class SelfTraining(AlignedClassifier):
                 np.concatenate([S, T[at]]), np.concatenate([y, P[at].argmax(1)]), sample_weight=weight / weight.mean())
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #6be03908
-def _finite(X, name, n=None):
-    X = np.asarray(X, dtype=np.float64)
-    if X.ndim != 2 or not len(X) or n is not None and len(X) != n:
-        raise AdaptError(f"{name} has the shape {X.shape}: expected are rows of features ({'n' if n is None else n}, d).")
-    if not np.isfinite(X).all(): raise AdaptError(f"{name} holds numbers that are not finite, first in row {np.flatnonzero(~np.isfinite(X).all(1))[0]}.")
-    return X
-
-# %% ../nbs/2_techniques/07_adapters.ipynb #b953b332
 def domain_weights(source,  # (n, d) rows of the source
                    target,  # (m, d) rows of the target
                    *, classifier=None,  # tells the domains apart; None: logistic regression
                    cv: int = 3,  # folds: no row is weighted by a model that has seen it
-                   most: float = 20.0,  # larger weights are cut to this many times the mean
+                   most: float = 20.0,  # no weight above this many times the mean
                    ) -> np.ndarray:
     """How much likelier each source row is in the target: estimated density ratios (n,), of mean 1 (Bickel et al., 2009).
 
-    Where the domains hardly overlap, few rows get nearly all the weight, whatever they are: look at the weights.
+    The features are centred and scaled by one number first, so their unit does not matter. Where the domains hardly overlap, few rows get
+    nearly all the weight, whatever they are: look at the weights.
     """
     from sklearn.model_selection import StratifiedKFold
 
     S, T = _finite(source, "source"), _finite(target, "target")
     if S.shape[1] != T.shape[1]: raise AdaptError(f"source has {S.shape[1]} features and target {T.shape[1]}: the same are needed.")
-    if not 2 <= cv <= min(len(S), len(T)): raise AdaptError(f"cv = {cv}: from 2 folds to the number of rows of the smaller domain, {min(len(S), len(T))}.")
+    _check_number("cv", cv, 2, min(len(S), len(T)), whole=True)
+    _check_number("most", most, 1)
     X, domain = np.concatenate([S, T]), np.repeat([0, 1], [len(S), len(T)])
+    X = (X - X.mean(0)) / (X.std(0).max() or 1.0)
     p = np.empty(len(X))
     for learn, at in StratifiedKFold(cv, shuffle=True, random_state=0).split(X, domain):
         p[at] = _classifier(classifier).fit(X[learn], domain[learn]).predict_proba(X[at])[:, 1]
     odds = (np.clip(p, 1e-6, 1 - 1e-6) / (1 - np.clip(p, 1e-6, 1 - 1e-6)))[:len(S)]
-    found = np.minimum(odds / odds.mean(), most)
-    return found / found.mean()
+    found = odds / odds.mean()
+    for _ in range(1000):  # cutting lowers the mean, so it is done until nothing is above
+        if found.max() <= most * (1 + 1e-9): break
+        found = np.minimum(found, most)
+        found = found / found.mean()
+    return found
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #cdf67f42
 class ImportanceWeighting(_Adapter):
@@ -214,7 +231,7 @@ class ImportanceWeighting(_Adapter):
         self.classifier, self.exponent = classifier, exponent
 
     def _learn(self, S, y, T):
-        if not 0 <= self.exponent <= 1: raise AdaptError(f"exponent = {self.exponent}: a number from 0 to 1 is needed.")
+        _check_number("exponent", self.exponent, 0, 1)
         few = min(len(S), len(T)) < 2
         self.weights_ = np.ones(len(S)) if few else domain_weights(S, T, cv=min(3, len(S), len(T))) ** self.exponent
         self.weights_ = self.weights_ / self.weights_.mean()
@@ -254,7 +271,10 @@ def _matched(P, prior, steps=1000, close=1e-7):
         mean = _weighed(P, factors).mean(0)
         if np.abs(mean - prior).max() < close: break
         factors = factors * prior / np.maximum(mean, 1e-12)
-    return factors / factors.max()
+        factors = np.maximum(factors / factors.max(), 1e-100)
+    if (off := np.abs(_weighed(P, factors).mean(0) - prior).max()) <= 1e-3: return factors
+    raise AdaptError(f"prior: no weights of the classes give these shares (the nearest are off by {off:.2g}), since probabilities are exactly 0: "
+                     "give a classifier with smoother ones, such as LogisticRegression().")
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #6b4faab7
 def _shares(prior, source):
@@ -313,7 +333,8 @@ class SourcePriorLogisticRegression(_Adapter):
     """Logistic regression on a few labelled target rows whose weights are pulled to the source's, not to zero.
 
     The labels of target rows are read here. Minimises the log loss of the target rows plus ‖W - W_source‖² / (2 C) (Chelba and Acero,
-    2006). Classes that only one domain has are among the classes.
+    2006), with half of C for two classes, as scikit-learn's C then counts; the intercept is pulled too. Classes that only one domain has are
+    among the classes.
     """
     def __init__(self, C=1.0,  # how far the target's rows may move the weights
                  *, source_C=1.0, max_iter=1000):  # of the regression on the source; steps
@@ -323,17 +344,18 @@ class SourcePriorLogisticRegression(_Adapter):
 @patch
 def fit(self: SourcePriorLogisticRegression, X, y, sample_domain=None):
     "X (n, d) and y (n,) of source rows and of labelled target rows; sample_domain (n,), positive for source, negative for target rows."
-    for name in ("C", "source_C"):
-        if not 0 < getattr(self, name) < np.inf: raise AdaptError(f"{name} = {getattr(self, name)}: a number above 0 is needed.")
+    for name in ("C", "source_C"): _check_number(name, getattr(self, name), 1e-12)
     X, y = validate_data(self, X, y, dtype=[np.float64, np.float32])
     check_classification_targets(y)
     source = np.ones(len(X), bool) if sample_domain is None else _is_source(sample_domain, len(X))
     if sample_domain is not None: _both(source, 1)
+    if not source.all() and (y[~source] == -1).all() and not (y[source] == -1).any():
+        raise AdaptError("y is -1 in all target rows, which stands for unlabelled ones; this adapter reads their labels: give true ones, and leave the others out.")
     at = self._encoded(y)
-    zero = np.zeros((len(self.classes_), X.shape[1] + 1))
-    self.source_weights_, self.n_iter_ = _softmax_fit(X[source], at[source], zero, self.source_C, self.max_iter)
+    zero, half = np.zeros((len(self.classes_), X.shape[1] + 1)), 0.5 if len(self.classes_) == 2 else 1.0
+    self.source_weights_, self.n_iter_ = _softmax_fit(X[source], at[source], zero, half * self.source_C, self.max_iter)
     self.weights_ = self.source_weights_
-    if not source.all(): self.weights_, self.n_iter_ = _softmax_fit(X[~source], at[~source], self.weights_, self.C, self.max_iter)
+    if not source.all(): self.weights_, self.n_iter_ = _softmax_fit(X[~source], at[~source], self.weights_, half * self.C, self.max_iter)
     return self
 
 # %% ../nbs/2_techniques/07_adapters.ipynb #a175fb95
