@@ -384,3 +384,16 @@ def test_the_check_of_the_exercise_knows_the_famous_mistakes():
     assert "twice" in check_energy(lambda a, b: far(a, b).mean() - within(a) - within(b)).message
     assert "sign" in check_energy(lambda a, b: -right(a, b)).message
     assert check_energy(lambda a, b: np.sqrt(right(a, b))).passed is False
+
+
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+@pytest.mark.parametrize("distance", [mmd, frechet, proxy_a_distance, js_divergence])
+def test_numbers_whose_squares_cannot_be_held_are_refused(distance, scale):
+    rng = np.random.default_rng(0)
+    with pytest.raises(SimilarityError, match="constant"): distance(scale * rng.normal(size=(20, 3)), rng.normal(size=(20, 3)))
+
+
+def test_no_error_among_few_rows_is_no_certainty():
+    rng = np.random.default_rng(0)
+    found = proxy_a_distance(rng.normal(size=(12, 2)), rng.normal(size=(12, 2)) + 50)
+    assert found == 2 and found.interval.high == 2 and found.interval.low == pytest.approx(2 - 2 * 6 / 12)

@@ -978,6 +978,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tl_nb.similarity._rows': ('3_practice/similarity.html#_rows', 'tl_nb/similarity.py'),
                                   'tl_nb.similarity._slope': ('3_practice/similarity.html#_slope', 'tl_nb/similarity.py'),
                                   'tl_nb.similarity._spread': ('3_practice/similarity.html#_spread', 'tl_nb/similarity.py'),
+                                  'tl_nb.similarity._squarable': ('3_practice/similarity.html#_squarable', 'tl_nb/similarity.py'),
                                   'tl_nb.similarity._squared': ('3_practice/similarity.html#_squared', 'tl_nb/similarity.py'),
                                   'tl_nb.similarity._told_apart': ('3_practice/similarity.html#_told_apart', 'tl_nb/similarity.py'),
                                   'tl_nb.similarity._transport': ('3_practice/similarity.html#_transport', 'tl_nb/similarity.py'),

@@ -59,7 +59,7 @@ def _check_number(name, value, least, most=np.inf, whole=False):
 # %% ../nbs/2_techniques/07_adapters.ipynb #b79a94ec
 def _groups(data, name): return [f"{name} {g}" for g in (range(len(data)) if data.groups is None else data.groups)]
 
-
+# %% ../nbs/2_techniques/07_adapters.ipynb #57725974
 def domain_pair(source, source_features,  # a Dataset with labels, and its features (n, d)
                 target, target_features,  # a Dataset with the same classes; its labels serve for the report only
                 seed: int = 0, most: int = 1000,  # rows of a part, at most
@@ -112,7 +112,7 @@ def _checked(self: _Adapter, X, y, sample_domain):
     check_classification_targets(y)
     return X, y, source
 
-
+# %% ../nbs/2_techniques/07_adapters.ipynb #800ba1a7
 @patch
 def _encoded(self: _Adapter, y):
     "Classes 0 … k-1; sets `classes_`. Raises `AdaptError` for one class only."

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import wraps
 from html import escape
 
+import numpy as np
+
 # %% ../nbs/1_foundations/10_exercises.ipynb #84864ef8
 @dataclass(frozen=True)
 class Verdict:
@@ -170,8 +172,6 @@ def check_shared_texts(answer):
 @checker
 def check_shared_groups(answer):
     "Expected: a function shared(groups, train, test) that returns a count."
-    import numpy as np
-
     groups = np.array(["a", "a", "b", "b", "c", "d"])
     clean = answer(groups, np.array([0, 1, 4]), np.array([2, 3, 5]))
     assert clean == 0, f"Groups a and c against b and d share none, but your function says {clean}."
@@ -216,8 +216,6 @@ def check_truly_frozen(answer):
 @checker
 def check_scaling(answer):
     "Pixels from 0 to 255 as numbers from -1 to 1"
-    import numpy as np
-
     pixels = np.array([[0, 255], [51, 102]], dtype=np.uint8)
     found = np.asarray(answer(pixels), dtype=float)
     assert found.shape == pixels.shape, f"The shape should stay {pixels.shape}, and is {found.shape}."
@@ -229,8 +227,6 @@ def check_scaling(answer):
 @checker
 def check_masked_mean(answer):
     "The mean over real tokens only"
-    import numpy as np
-
     rng = np.random.default_rng(0)
     hidden, mask = rng.normal(size=(2, 3, 4)), np.array([[1, 1, 1], [1, 1, 0]])
     found = np.asarray(answer(hidden, mask))
@@ -255,8 +251,6 @@ def check_nested(answer):
 @checker
 def check_reorder(answer):
     "A function of (probabilities, their classes, our classes) that puts the columns into our order"
-    import numpy as np
-
     p = np.array([[0.1, 0.2, 0.7], [0.3, 0.6, 0.1]])
     found = np.asarray(answer(p, ["b", "c", "a"], ["a", "b", "c"]))
     assert found.shape == p.shape, f"The result has the shape {found.shape}; it should stay {p.shape}."
@@ -321,8 +315,6 @@ def check_pooled(answer):
 @checker
 def check_new_shares(answer):
     "A function of (P, source, target): probabilities, and the shares of the classes before and now, that gives the probabilities now"
-    import numpy as np
-
     x, source, target = np.linspace(-3, 3, 13)[:, None], np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6])
     rows = lambda p: p / p.sum(1, keepdims=True)
     given = lambda shares: rows(np.exp(-(x - [-1.0, 0.0, 1.5]) ** 2 / 2) * shares)  # three classes of known density
@@ -338,8 +330,6 @@ def check_new_shares(answer):
 @checker
 def check_hard_information(answer):
     "A function of (predicted, n_classes): the mutual information of predictions that are all certain, from 0 to 1"
-    import numpy as np
-
     for n_classes, predicted in ((2, [0, 1, 1, 1]), (3, [0, 1, 2, 2, 2, 2]), (3, [1, 1, 1]), (4, [0, 1, 2, 3] * 5)):
         share = np.array([predicted.count(c) / len(predicted) for c in set(predicted)])
         found, nats = float(answer(np.array(predicted), n_classes)), -(share * np.log(share)).sum()
@@ -352,7 +342,6 @@ def check_hard_information(answer):
 @checker
 def check_coral(answer):
     "A function of (S, T), rows of two domains with more rows than features, that gives S moved to T by CORAL"
-    import numpy as np
     from scipy.linalg import sqrtm
 
     rng = np.random.default_rng(0)
@@ -387,8 +376,6 @@ def check_left_out(answer, old, new):
 @checker
 def check_energy(answer):
     "A function of (a, b), two arrays of rows, that gives their energy distance without bias"
-    import numpy as np
-
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(5, 3)), rng.normal(size=(4, 3)) + [2, 0, 0]
     far = lambda X, Y: [float(np.linalg.norm(x - y)) for x in X for y in Y]
@@ -432,8 +419,6 @@ def check_reciprocal_rank(answer):
 @checker
 def check_info_nce(answer):
     "A function of (similarity, temperature) that gives the symmetric InfoNCE of a square array, with the right pairs on its diagonal"
-    import numpy as np
-
     s = np.array([[0.9, 0.2, 0.4], [0.1, 0.3, 0.5], [0.6, 0.0, 0.7]])
     one_way = lambda x: float(np.mean(np.log(np.exp(x).sum(1)) - np.diag(x)))
     right = lambda x: (one_way(x) + one_way(x.T)) / 2
@@ -453,8 +438,6 @@ def check_info_nce(answer):
 @checker
 def check_ece(answer):
     "A function of (confidence, right, bins) that gives the expected calibration error with equally wide bins"
-    import numpy as np
-
     confidence, right = np.array([0.95, 0.85, 0.95, 0.55, 0.65]), np.array([1.0, 1.0, 0.0, 1.0, 0.0])
     found = float(answer(confidence, right, 10))
     assert abs(found - abs(confidence - right).mean()) > 1e-9, "Average within each bin first; then take the distance."
@@ -485,8 +468,6 @@ def check_out_of_fold(answer):
 @checker
 def check_soup(answer):
     "A function of a list of dictionaries of arrays (the weights of several networks) that gives their mean"
-    import numpy as np
-
     a = {"weight": np.array([1.0, 2.0], np.float32), "batches": np.array(3)}
     b = {"weight": np.array([3.0, 6.0], np.float32), "batches": np.array(8)}
     found = answer([a, b])

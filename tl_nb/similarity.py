@@ -6,6 +6,8 @@
 __all__ = ['Distance', 'SimilarityError', 'mmd', 'frechet', 'proxy_a_distance', 'js_divergence', 'otdd']
 
 # %% ../nbs/3_practice/04_similarity.ipynb #994e64e2
+from dataclasses import replace
+
 import numpy as np
 
 from .evaluate import Interval
@@ -37,12 +39,18 @@ def _numbers(values, name):
     raise SimilarityError(f"{name} is no array of numbers but of {X.dtype}: expected are features (n, d).")
 
 
+def _squarable(X, name):
+    largest = np.abs(X).max()
+    if largest == 0 or 1e-70 < largest < 1e70: return X
+    raise SimilarityError(f"{name} holds numbers as large as {largest:.0e}, whose squares cannot be reckoned with: multiply all features by one constant.")
+
+
 def _rows(rows, name):
     "Features (n, d) of one sample, checked."
     X = _numbers(rows, name)
     if X.ndim != 2 or not X.size: raise SimilarityError(f"{name} has the shape {X.shape}: expected is (n, d), a row an item.")
     if len(X) < 2: raise SimilarityError(f"{name} has a single row. Two at least are needed to tell spread from distance.")
-    if np.isfinite(X).all(): return X
+    if np.isfinite(X).all(): return _squarable(X, name)
     raise SimilarityError(f"{name} holds numbers that are not finite, first in row {np.flatnonzero(~np.isfinite(X).all(1))[0]}: "
                           "look for a division by zero, or an item that could not be read.")
 
@@ -226,13 +234,16 @@ def proxy_a_distance(a, b, *, groups_a=None, groups_b=None, seed: int | None = N
     """2 (1 - 2 error) of a logistic regression that tells the samples apart, cross-validated (Ben-David et al., 2007; Glorot et al., 2011).
 
     0: not better than chance, and below it by chance; 2: without error. The error is the mean of those on both samples. It is a lower
-    bound of what a better classifier gives. The interval is for classifiers trained on as much. Raises `SimilarityError`.
+    bound of what a better classifier gives. The interval is for classifiers trained on as much; where all rows of a sample are judged
+    alike, it is widened by the rule of three (Hanley and Lippman-Hand, 1983). Raises `SimilarityError`.
     """
     a, b = _two(a, b)
     units = _units(groups_a, len(a), "groups_a"), _units(groups_b, len(b), "groups_b")
     wrong = [(1 - np.sign(p - 0.5)) / 2 for p in _told_apart(a, b, units, seed)]
     value = 2 * (1 - wrong[0].mean() - wrong[1].mean())
-    return Distance(value, _around(value, *(2 * _centred(w) / len(w) for w in wrong), units, -2, 2))
+    found = _around(value, *(2 * _centred(w) / len(w) for w in wrong), units, -2, 2)
+    more = sum(6 / len(np.unique(u)) for w, u in zip(wrong, units) if not np.ptp(w))  # 2 · 3 / n, as no row speaks of its spread
+    return Distance(value, replace(found, low=max(found.low - more, -2.0), high=min(found.high + more, 2.0)))
 
 # %% ../nbs/3_practice/04_similarity.ipynb #1b4543a8
 def _js(p, q):
