@@ -411,3 +411,20 @@ def test_the_benchmark_goes_on_without_its_second_peer(monkeypatch, capsys, tmp_
     monkeypatch.setattr(coral, "ADAPT", tmp_path / "nothing")
     ratio, apart = coral.side_by_side(40, 5, 1)
     assert ratio > 0 and apart < 1e-9 and "without adapt" in capsys.readouterr().out
+
+
+@each
+def test_numbers_whose_squares_cannot_be_held_are_refused(align):
+    X, domain = domains()
+    with pytest.raises(AlignmentError, match="constant"): clone(align).fit(1e200 * X, sample_domain=domain)
+
+
+def test_nothing_is_left_of_an_earlier_fit():
+    X, domain = domains()
+    found = OTMap().fit(X, sample_domain=domain)
+    assert hasattr(found, "plan_") and not hasattr(found.fit(X), "plan_")
+
+
+def test_steps_are_at_least_one():
+    X, domain = domains()
+    with pytest.raises(AlignmentError, match="max_steps"): OTMap(0.1, max_steps=0).fit(X, sample_domain=domain)

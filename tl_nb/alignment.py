@@ -42,9 +42,11 @@ class _Alignment(TransformerMixin, BaseEstimator):
 
     def fit(self, X, y=None, sample_domain=None):
         "X (n, d), finite; sample_domain (n,), positive for source and negative for target rows; y is not used."
+        for name in [k for k in vars(self) if k.endswith("_") and not k.startswith("_")]: delattr(self, name)  # of an earlier fit
         X = validate_data(self, X, dtype=[np.float64, np.float32])
         source = np.ones(len(X), bool) if sample_domain is None else _is_source(sample_domain, len(X))
         if sample_domain is not None: _both(source, self._fewest)
+        if (largest := np.abs(X).max()) > 1e70: raise AlignmentError(f"X holds numbers as large as {largest:.0e}, whose squares cannot be reckoned with: divide all features by one constant.")
         S, T = (X[rows].astype(np.float64, copy=False) for rows in (source, ~source))  # copies, which `_learn` may change
         with np.errstate(invalid="ignore"): self._learn(S, None if sample_domain is None else T)  # of one row; refused by `_width`
         self.n_source_, self.n_target_ = int(source.sum()), int((~source).sum())
@@ -127,8 +129,9 @@ def _dense(axes, a, c):
 # %% ../nbs/2_techniques/06_alignment.ipynb #6af6d1db
 def _check_amount(**named):
     for name, value in named.items():
-        if isinstance(value, (int, float, np.number)) and 0 <= value < np.inf: continue
-        raise AlignmentError(f"{name} = {value!r}: a finite number of at least 0 is needed.")
+        least = 1 if name == "max_steps" else 0
+        if isinstance(value, (int, float, np.number)) and least <= value < np.inf: continue
+        raise AlignmentError(f"{name} = {value!r}: a finite number of at least {least} is needed.")
 
 # %% ../nbs/2_techniques/06_alignment.ipynb #fbdf78ee
 class CORAL(OneToOneFeatureMixin, _Alignment):
