@@ -46,7 +46,7 @@ class _Alignment(TransformerMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32])
         source = np.ones(len(X), bool) if sample_domain is None else _is_source(sample_domain, len(X))
         if sample_domain is not None: _both(source, self._fewest)
-        if (largest := np.abs(X).max()) > 1e70: raise AlignmentError(f"X holds numbers as large as {largest:.0e}, whose squares cannot be reckoned with: divide all features by one constant.")
+        if (largest := float(np.abs(X).max())) > 1e70: raise AlignmentError(f"X holds numbers as large as {largest:.0e}, whose squares cannot be reckoned with: divide all features by one constant.")
         S, T = (X[rows].astype(np.float64, copy=False) for rows in (source, ~source))  # copies, which `_learn` may change
         with np.errstate(invalid="ignore"): self._learn(S, None if sample_domain is None else T)  # of one row; refused by `_width`
         self.n_source_, self.n_target_ = int(source.sum()), int((~source).sum())
