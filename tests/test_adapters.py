@@ -326,3 +326,13 @@ def test_a_pair_checks_its_features(kwargs, says):
 
 def test_a_pair_needs_the_same_classes():
     with pytest.raises(AdaptError, match="classes"): domain_pair(dataset(50), np.zeros((50, 1)), dataset(50, classes=("a", "b")), np.zeros((50, 1)))
+
+
+def test_a_pair_tunes_its_classifier_on_the_source_alone():
+    source, target = dataset(200), dataset(100)
+    rng = np.random.default_rng(0)
+    X, Z = rng.normal(size=(200, 5)) + np.asarray(source.labels)[:, None], rng.normal(size=(100, 5))
+    pair = domain_pair(source, X, target, Z)
+    found, scores = pair.tuned(), {C: LogisticRegression(C=C, max_iter=400, tol=1e-3).fit(*pair.train).score(*pair.valid) for C in (0.01, 0.1, 1.0, 10.0, 100.0)}
+    assert scores[found.C] == max(scores.values()) and found.C == min(C for C in scores if scores[C] == max(scores.values()))
+    assert not hasattr(found, "classes_") and pair.tuned(grid=(3.0,), max_iter=7).get_params()["max_iter"] == 7

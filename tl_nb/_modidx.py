@@ -126,6 +126,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'tl_nb.adapters.DomainPair.X': ('2_techniques/adapters.html#domainpair.x', 'tl_nb/adapters.py'),
                                 'tl_nb.adapters.DomainPair.sample_domain': ( '2_techniques/adapters.html#domainpair.sample_domain',
                                                                              'tl_nb/adapters.py'),
+                                'tl_nb.adapters.DomainPair.tuned': ('2_techniques/adapters.html#domainpair.tuned', 'tl_nb/adapters.py'),
                                 'tl_nb.adapters.DomainPair.y': ('2_techniques/adapters.html#domainpair.y', 'tl_nb/adapters.py'),
                                 'tl_nb.adapters.ImportanceWeighting': ( '2_techniques/adapters.html#importanceweighting',
                                                                         'tl_nb/adapters.py'),

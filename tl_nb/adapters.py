@@ -76,6 +76,16 @@ def domain_pair(source, source_features,  # a Dataset with labels, and its featu
     parts = [(X[i], np.asarray(data.labels)[i]) for X, data, i in zip((S, S, T, T), (source, source, target, target), at)]
     return DomainPair(*parts, groups[np.concatenate([at[0], len(source) + at[2]])])
 
+# %% ../nbs/2_techniques/07_adapters.ipynb #a8a23720
+@patch
+def tuned(self: DomainPair, grid=(0.01, 0.1, 1.0, 10.0, 100.0),  # of C
+          **kwargs):  # of LogisticRegression; without any, a few hundred coarse steps, which is enough to compare
+    "A logistic regression, not fitted, with the `C` that is best on the validation part of the source; the smallest of equals."
+    from sklearn.linear_model import LogisticRegression
+
+    make = lambda C: LogisticRegression(C=C, **(kwargs or {"max_iter": 400, "tol": 1e-3}))
+    return make(max(grid, key=lambda C: (round(make(C).fit(*self.train).score(*self.valid), 9), -C)))
+
 # %% ../nbs/2_techniques/07_adapters.ipynb #eb72b3d1
 class _Adapter(ClassifierMixin, BaseEstimator):
     """What the adapting classifiers have in common: `_learn(S, y, T)` sees source rows, their classes 0 … k-1, and target rows.
