@@ -1,5 +1,6 @@
 "Features: embedding in batches, order, precision and bad items; and the prototype with its honest baseline."
 import copy
+import gc
 import io
 import time
 
@@ -18,6 +19,13 @@ from tl_nb.evaluate import compare
 from tl_nb.features import Probe, Prototype, probe, probe_stages, prototype
 
 WORDS = "the a cat dog sat ran on under red blue mat hat and good bad film plot".split()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_batches_are_closed_here():
+    "Reading of images that an error has broken off holds threads; the collector must not close it while another thread starts."
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
