@@ -93,7 +93,7 @@ def side_by_side(n, d, runs):
     return ratio["tl_nb"] / max(r for who, r in ratio.items() if who != "tl_nb"), apart
 
 
-def wide(n=200, d=4096, limit=900):
+def wide(n=200, d=4096, limit=300):
     "Seconds and memory where features are many and rows are few, one run each. Largest difference from those that came to an end."
     print(f" {n:,} rows a domain, {d:,} features, one run")
     with workers(n, d) as found:
