@@ -38,7 +38,7 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
 bench: $(VENV)/.bench $(VENV)-adapt/.made prefetch ## side by side with peers: medians of interleaved runs, as ratios
-	@missed=0; for part in import_time embed store head finetune coral mmd logme; do $(BIN)/python -m benchmarks.$$part || missed=1; done; exit $$missed
+	@$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py
