@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import tl_nb.prefix as P
+from benchmarks import prefix as bench
 from small_models import IMAGE, TEXT, everything, images, small_backbones, texts
 from tl_nb.backbones import load_backbone
 from tl_nb.data import load_data
@@ -453,6 +454,16 @@ def test_an_architecture_that_hands_on_more_is_refused(learner, cached):
     first.attention.register_forward_hook(lambda m, args, out: kept.append(args[0]))
     second.register_forward_pre_hook(lambda m, args: (args[0] + 3 * kept.pop(), *args[1:]) if kept else None)
     with pytest.raises(PrefixError, match="cannot be cut behind block 1.*freeze_to"): cached(learn, 2)
+
+
+# ---- the benchmark
+
+def test_the_ways_of_the_benchmark_train_the_same(backbones, tmp_path):
+    for family, make, data in (("bert", text_learner, texts(48)), ("efficientnet_lite0", image_learner, images(24))):
+        task = bench.task(backbones[family], make, data, 16, 8, bs=8, path=tmp_path, lr=1e-3)
+        assert task.cuts[0] == len(task.new().stages) - 1 and len(task.cuts) == task.blocks // 2 + 1 and task.one - 1 == round(2 * task.blocks / 3)
+        assert bench.stored(task, task.cuts, 1) == bench.uncached(task, task.cuts, 1)
+        assert len(bench.full(task, 1)) == 1
 
 
 # ---- the exercise
