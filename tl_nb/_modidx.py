@@ -1356,6 +1356,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.widgets._Panel._put': ('3_practice/freeze_lab.html#_panel._put', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._Panel._repr_mimebundle_': ( '3_practice/freeze_lab.html#_panel._repr_mimebundle_',
                                                                            'tl_nb/widgets.py'),
+                               'tl_nb.widgets._Panel._show': ('3_practice/freeze_lab.html#_panel._show', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._bar': ('3_practice/freeze_lab.html#_bar', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._chart': ('3_practice/freeze_lab.html#_chart', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._dots': ('3_practice/freeze_lab.html#_dots', 'tl_nb/widgets.py'),
@@ -1366,7 +1367,9 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.widgets._ipywidgets': ('3_practice/freeze_lab.html#_ipywidgets', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._line': ('3_practice/freeze_lab.html#_line', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._said': ('3_practice/freeze_lab.html#_said', 'tl_nb/widgets.py'),
+                               'tl_nb.widgets._score': ('3_practice/freeze_lab.html#_score', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._smooth': ('3_practice/freeze_lab.html#_smooth', 'tl_nb/widgets.py'),
+                               'tl_nb.widgets._table_of': ('3_practice/freeze_lab.html#_table_of', 'tl_nb/widgets.py'),
                                'tl_nb.widgets.curves': ('3_practice/freeze_lab.html#curves', 'tl_nb/widgets.py'),
                                'tl_nb.widgets.plan_figure': ('3_practice/freeze_lab.html#plan_figure', 'tl_nb/widgets.py'),
                                'tl_nb.widgets.sweep_curve': ('3_practice/freeze_lab.html#sweep_curve', 'tl_nb/widgets.py')}}}

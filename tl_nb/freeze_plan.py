@@ -381,7 +381,7 @@ class Trainer:
 def _saw(self: Trainer, learn, seconds):
     "After a step."
     with torch.no_grad(): hit = float((learn.pred.argmax(1) == learn.yb[0]).float().mean())
-    self.losses.append(float(learn.loss)), self.hits.append(hit), self._took.append(seconds)
+    self.losses.append(float(learn.loss.detach())), self.hits.append(hit), self._took.append(seconds)
     self.on_change()
 
 

@@ -40,9 +40,14 @@ STYLE = """<style>
 .tl-n {flex: 0 0 84px; text-align: right; font-variant-numeric: tabular-nums}
 .tl-s {flex: 0 0 128px}
 .tl-key {display: inline-block; width: 10px; height: 10px; border-radius: 2px; margin: 0 4px 0 12px}
-.tl-facts {border-collapse: collapse; width: 100%}
-.tl-facts td {padding: 2px 12px 2px 0; vertical-align: baseline; text-align: left; border: 0}
-.tl-facts td:last-child {font-variant-numeric: tabular-nums}
+.tl-facts {border-collapse: collapse; font-variant-numeric: tabular-nums}
+.tl-facts :is(td, th) {padding: 2px 0 2px 24px; text-align: right; border: 0; font-weight: normal}
+.tl-facts :is(td, th):first-child {padding-left: 0; min-width: 160px; text-align: left}
+.tl-facts.tl-words td {text-align: left}
+.tl-facts tr:last-child .tl-mix {font-weight: 600}
+.tl-panel .widget-html-content {line-height: 1.5}
+.tl-panel .widget-checkbox input[type=checkbox] {margin: 0 6px 0 2px; align-self: center}
+.tl-panel .widget-label-basic {display: flex; align-items: center}
 .tl-code textarea {font-family: var(--jp-code-font-family, monospace); font-size: 12px; line-height: 1.5}
 .tl-panel img, .tl-panel svg {max-width: 100%; height: auto; display: block}
 </style>"""
@@ -73,7 +78,7 @@ def _dial(self: _Panel, name, low, high, step, value, do, whole=False):
     "A number to type, with its name, and a slider beside it; both say the same. `do(value)` follows either."
     W, wide = self.W, {"description_width": "190px"}
     kinds = (W.BoundedIntText, W.IntSlider) if whole else (W.BoundedFloatText, W.FloatSlider)
-    limits = dict(min=low, max=high, step=step, value=value)
+    limits = dict(min=low, max=high, step=step, value=value)  # a browser moves a slider to its steps, so we give it no other value
     number = kinds[0](description=name, style=wide, layout=W.Layout(width="270px", flex="0 0 auto"), **limits)
     slider = kinds[1](readout=False, layout=W.Layout(flex="1 1 auto", width="auto", margin="2px 14px"), **limits)
 
@@ -81,7 +86,14 @@ def _dial(self: _Panel, name, low, high, step, value, do, whole=False):
         if not self.quiet: do(change["new"])
     for one in (number, slider): one.observe(changed, "value")
     line = W.HBox([number, slider], layout=W.Layout(width="100%", overflow="hidden"))
-    return SimpleNamespace(number=number, slider=slider, line=line)
+    return SimpleNamespace(number=number, slider=slider, line=line, step=step)
+
+
+@patch
+def _show(self: _Panel, dial, value, **more):
+    "Let a dial show a value: the number exactly, the slider at its nearest step."
+    self._put(dial.number, value=round(value, 4), **more)
+    self._put(dial.slider, value=round(round(value / dial.step) * dial.step, 4), **more)
 
 
 @patch
@@ -104,7 +116,17 @@ def _code_box(self: _Panel, rows):
 
 def _facts(rows):
     cells = "".join(f"<tr><td class='tl-soft'>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in rows.items())
-    return f"<table class='tl-facts'>{cells}</table>"
+    return f"<table class='tl-facts tl-words'>{cells}</table>"
+
+
+def _score(value): return f"{value + 0.0005 if -0.0005 < value < 0 else value:.3f}"  # no minus before a zero
+
+
+def _table_of(frame):
+    "A table of numbers; its last row stands out."
+    head = "".join(f"<th class='tl-soft' scope='col'>{escape(c)}</th>" for c in ("", *frame.columns))
+    rows = "".join(f"<tr><td class='tl-mix'>{escape(str(name))}</td>" + "".join(f"<td class='tl-mix'>{_score(v)}</td>" for v in row) + "</tr>" for name, row in zip(frame.index, frame.to_numpy()))
+    return f"<table class='tl-facts'><tr>{head}</tr>{rows}</table>"
 
 
 def _image(data, alt): return f"<img alt='{escape(alt, True)}' src='data:image/png;base64,{base64.b64encode(data).decode()}'>"
@@ -143,8 +165,8 @@ def _chart(title, alt, low, high, last, draw, ticks, wide=410, high_=150):
     text = "font-size='11' fill='currentColor'"
     grid = "".join(f"<line x1='40' x2='{wide - 12}' y1='{y(v):.1f}' y2='{y(v):.1f}' stroke='currentColor' stroke-opacity='.2'/>"
                    f"<text x='34' y='{y(v) + 4:.1f}' text-anchor='end' {text}>{v:.2f}</text>" for v in (low, high))
-    said = "".join(f"<text x='{x(i):.1f}' y='{high_ - 2}' text-anchor='middle' {text}>{escape(str(t))}</text>" for i, t in ticks)
-    return (f"<svg role='img' aria-label='{escape(alt, True)}' viewBox='0 0 {wide} {high_}' width='{wide}' height='{high_}'>"
+    said = "".join(f"<text x='{x(i):.1f}' y='{high_ - 2}' text-anchor='{'end' if isinstance(t, str) else 'middle'}' {text}>{escape(str(t))}</text>" for i, t in ticks)
+    return (f"<svg role='img' aria-label='{escape(alt, True)}' viewBox='0 0 {wide} {high_}' width='{wide}' height='{high_}' style='margin-top: 6px'>"
             f"<text x='40' y='13' font-size='12' fill='currentColor'>{escape(title)}</text>{grid}{draw(x, y)}{said}</svg>")
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #7237685d
@@ -229,12 +251,13 @@ def _build(self: FreezeLab, epochs, lr):
     W, n = self.W, len(self.plan.stages)
     self.most = max(s.n_parameters for s in self.plan.stages)
     self.layouts = SimpleNamespace(box=W.Layout(width="210px", flex="0 0 auto"), info=W.Layout(flex="1 1 auto", min_width="0", margin="0"), line=W.Layout(width="100%", overflow="hidden", align_items="center", min_height="30px"),
-                                   more=W.Layout(width="142px", flex="0 0 auto"), inner=W.Layout(width="100%", padding="0 0 0 22px", overflow="hidden"))
+                                   more=W.Layout(width="164px", flex="0 0 auto"), inner=W.Layout(width="100%", padding="0 168px 0 24px", overflow="hidden"),
+                                   layer=W.Layout(width="186px", flex="0 0 auto"))
     name = escape(f"The Freeze Lab: {self.plan.learner.backbone.name}")
     self.title = self._html(f"<h4>{name}</h4><span class='tl-soft'>A tick freezes.<span class='tl-key' style='background:{FROZEN}'></span>frozen<span class='tl-key' style='background:{TRAINS}'></span>trains</span>")
     self.depth = self._dial("Freeze the first stages", 0, n - 1, 1, 0, self._deeper, whole=True)
     self.rows = [self._row(i) for i in range(n)]
-    rows = W.VBox([r.line for r in self.rows], layout=W.Layout(width="100%", max_height="420px", overflow="hidden auto", flex="0 0 auto"))
+    rows = W.VBox([r.line for r in self.rows], layout=W.Layout(width="100%", max_height="640px", overflow="hidden auto", flex="0 0 auto"))
     self.facts, self.status, self.chart, self.code = self._html(), self._html(), self._html(), self._code_box(3)
     self.box = self._frame(self.title, self.depth.line, rows, self.facts, self._controls(epochs, lr), self.status, self.chart, self.code)
 
@@ -271,7 +294,7 @@ def _open(self: FreezeLab, i, shown):
     if row.inner is None:
         lines = []
         for name in self.plan.layers[i]:
-            layer = SimpleNamespace(box=W.Checkbox(description=name, indent=False, layout=self.layouts.box), info=W.HTML(layout=self.layouts.info))
+            layer = SimpleNamespace(box=W.Checkbox(description=name, tooltip=name, indent=False, layout=self.layouts.layer), info=W.HTML(layout=self.layouts.info))
             layer.box.observe(lambda c, name=name: self._tick_box(i, name, c["new"]), "value")
             row.layers[name] = layer
             lines.append(W.HBox([layer.box, layer.info], layout=self.layouts.line))
@@ -292,7 +315,7 @@ def refresh(self: FreezeLab):
             self._put(layer.box, value=frozen[name], disabled=busy)
             counts = {"all": n, "frozen": n * frozen[name], "trainable": n * (not frozen[name]), "said": "frozen" if frozen[name] else "trains"}
             self._put(layer.info, value=_bar(counts, self.most))
-    for one in (self.depth.number, self.depth.slider): self._put(one, value=min(plan.prefix, len(plan.stages) - 1), disabled=busy)
+    self._show(self.depth, min(plan.prefix, len(plan.stages) - 1), disabled=busy)
     for one, off in ((self.train, busy), (self.again, busy), (self.measure, busy), (self.stop, not busy)): self._put(one, disabled=off)
     self._numbers()
 
@@ -392,14 +415,14 @@ def facts_shown(self: DomainExplorer) -> dict:
     "What is known before and after, in words."
     a, b = self.shift.score(0.0), self.shift.score()
     said = {"Accuracy on the source": "source", "Accuracy on the target": "target", "Distance of the domains": "distance"}
-    return {k: "not known: no labels" if a[at] is None else f"{a[at]:.3f} before, {b[at]:.3f} after" for k, at in said.items()}
+    return {k: "not known: no labels" if a[at] is None else f"{_score(a[at])} before, {_score(b[at])} after" for k, at in said.items()}
 
 
 @patch
 def refresh(self: DomainExplorer):
     "Show the shift as it is set."
     s = self.shift
-    for one in (self.strength.number, self.strength.slider): self._put(one, value=s.strength)
+    self._show(self.strength, s.strength)
     self._put(self.method, value=s.method)
     self._put(self.facts, value=_facts(self.facts_shown()))
     self._put(self.image, value=_image(self.picture(), f"Source and target before and after {s.method} with strength {s.strength:g}"))
@@ -447,10 +470,9 @@ class EnsembleMixer(_Panel):
 def refresh(self: EnsembleMixer):
     "Show the mixture as it is set."
     m = self.mixture
-    for name, w in self._unit().items():
-        for one in (self.dials[name].number, self.dials[name].slider): self._put(one, value=round(w, 4))
+    for name, w in self._unit().items(): self._show(self.dials[name], w)
     self._put(self.how, value=m.how)
-    self._put(self.table, value=m.table().to_html(border=0, float_format="{:.3f}".format, classes="tl-facts"))
+    self._put(self.table, value=_table_of(m.table()))
     self._put(self.image, value=_image(self.picture(), f"Accuracy of members and mixture, and how far its confidence holds: {self!r}"))
     self._put(self.code, value=m.code())
     self._put(self.status, value="")
