@@ -1357,6 +1357,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.widgets._Panel._repr_mimebundle_': ( '3_practice/freeze_lab.html#_panel._repr_mimebundle_',
                                                                            'tl_nb/widgets.py'),
                                'tl_nb.widgets._Panel._show': ('3_practice/freeze_lab.html#_panel._show', 'tl_nb/widgets.py'),
+                               'tl_nb.widgets._Panel._start': ('3_practice/freeze_lab.html#_panel._start', 'tl_nb/widgets.py'),
+                               'tl_nb.widgets._Panel.quiet': ('3_practice/freeze_lab.html#_panel.quiet', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._bar': ('3_practice/freeze_lab.html#_bar', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._chart': ('3_practice/freeze_lab.html#_chart', 'tl_nb/widgets.py'),
                                'tl_nb.widgets._dots': ('3_practice/freeze_lab.html#_dots', 'tl_nb/widgets.py'),

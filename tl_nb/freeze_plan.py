@@ -92,7 +92,7 @@ def freeze_to(self: FreezePlan, n: int):
     self._refuse_if_locked()
     self.learner.freeze_to(n)
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #76bfc7a8
 @patch
 def freeze(self: FreezePlan, which, layer=None, on: bool = True):  # layer: the name of one; None takes the whole stage
     "Freeze a stage or one layer of it; with on=False, open it. All else stays as it is."
@@ -108,7 +108,7 @@ def freeze(self: FreezePlan, which, layer=None, on: bool = True):  # layer: the 
 def _refuse_if_locked(self: FreezePlan):
     if self.locked: raise PlanError("The learner is being trained. Stop the training first; then change what is frozen.")
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #5f580fc6
 @patch
 def _apply(self: FreezePlan, i, wanted):
     unfreeze(self.stages[i])
@@ -120,20 +120,20 @@ def _apply(self: FreezePlan, i, wanted):
     self.learner.opt.frozen_idx = self.prefix
     self.learner.opt.clear_state()
 
-# %% ../nbs/3_practice/06_freeze_plan.ipynb #5f580fc6
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #6c0088b0
 @patch(as_prop=True)
 def prefix(self: FreezePlan) -> int:
     "How many stages are frozen from the input on, without a gap."
     return next((i for i in range(len(self.stages)) if not all(self.frozen(i).values())), len(self.stages))
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #4a042c87
 @patch(as_prop=True)
 def depth(self: FreezePlan):
     "The `n` of `freeze_to` that gives this plan, or None: behind the frozen stages nothing else is frozen."
     n = self.prefix
     return None if any(any(f.values()) for f in self.frozen()[n:]) or n == len(self.stages) else n
 
-# %% ../nbs/3_practice/06_freeze_plan.ipynb #6c0088b0
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #20768678
 @patch
 def counts(self: FreezePlan, which=None) -> dict:
     "Parameters that are there, that train, and that do not, of a stage or of all: {'all', 'trainable', 'frozen'}."
@@ -142,7 +142,7 @@ def counts(self: FreezePlan, which=None) -> dict:
     total, open_ = (sum(p.numel() for p in every if keep(p)) for keep in (lambda p: True, lambda p: p.requires_grad))
     return {"all": total, "trainable": open_, "frozen": total - open_}
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #f7ccd22c
 @patch
 def known(self: FreezePlan):
     "The row of the sweep at this plan's depth, or None where there is none."
@@ -282,7 +282,7 @@ def _spread(shares, total):
     whole = sum(shares.values())
     return {k: total * (v / whole if whole else 1 / len(shares)) for k, v in shares.items()}
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #0c342c1f
 @patch
 def measure(self: FreezePlan, batches: int = 3):  # to time, after a first one that warms up
     "Measure steps of this plan and calibrate all estimates by them. The learner stays as it is. Returns seconds a step."
@@ -314,7 +314,7 @@ def _trains(self: FreezePlan):
     share = lambda ps: sum(p.numel() for p in ps if p.requires_grad) / max(sum(p.numel() for p in ps), 1)
     return [(i, name, share(layer.parameters())) for i, layers in enumerate(self.layers) for name, layer in layers.items()]
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #db627dae
 @patch
 def _products(self: FreezePlan, cost):
     "(seconds forward, seconds back if a product takes as long as forward)"
@@ -324,14 +324,14 @@ def _products(self: FreezePlan, cost):
         behind = behind or share > 0
     return sum(sum(s.values()) for s in cost.seconds), back
 
-# %% ../nbs/3_practice/06_freeze_plan.ipynb #db627dae
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #43e1e65e
 @patch
 def seconds(self: FreezePlan) -> float:
     "What a step of this plan takes: an estimate, calibrated once `measure` or a training has run."
     forward, back = self._products(self.cost)
     return self.cost.factor * (forward + self.cost.rest + self.cost.back * back + self.cost.each * self.counts()["trainable"])
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #aa29625a
 @patch
 def memory(self: FreezePlan) -> float:
     "Bytes of weights, gradients, the optimizer's two averages, and what is kept for the way back."
@@ -384,7 +384,7 @@ def _saw(self: Trainer, learn, seconds):
     self.losses.append(float(learn.loss.detach())), self.hits.append(hit), self._took.append(seconds)
     self.on_change()
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #709777ae
 @patch
 def _judged(self: Trainer, recorder):
     "After an epoch: the loss and accuracy of the validation part."
@@ -421,7 +421,7 @@ def _run(self: Trainer, epochs, lr):
     self.plan.locked, self.state = False, end
     self.on_change()
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #8a8ac606
 @patch
 def _calibrate(self: Trainer):
     "The plan learns what its steps really took."
@@ -429,13 +429,13 @@ def _calibrate(self: Trainer):
     cost.factor *= float(np.median(self._took[1:])) / self.plan.seconds()
     cost.measured = True
 
-# %% ../nbs/3_practice/06_freeze_plan.ipynb #8a8ac606
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #b8b19107
 @patch
 def stop(self: Trainer):
     "Ask the training to end after the batch at work. Returns at once; `wait` waits."
     self._asked.set()
 
-
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #6c7bba61
 @patch
 def wait(self: Trainer, seconds: float | None = None):
     "Wait for the end of the training; raises what went wrong in it."

@@ -29,7 +29,7 @@ def _table(X, name, d=None):
         return X.astype(np.float64)
     raise AlignmentError(f"{name}: {X.dtype} of shape {X.shape}. Needed are finite numbers (rows, {d or 'features'}), four rows or more.")
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #7cd6121b
 def _classes(labels, n, name):
     y = np.asarray(labels)
     if y.shape == (n,): return y
@@ -59,7 +59,7 @@ def _check(self: DomainShift):
     if self.method not in self.methods: raise AlignmentError(f"method = {self.method!r}: there are {', '.join(self.methods)}.")
     if not 0 <= self.strength <= 1: raise AlignmentError(f"strength = {self.strength}: a number from 0, as it is, to 1, all the way.")
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #fac98591
 @patch
 def moved(self: DomainShift, strength: float | None = None) -> np.ndarray:
     "The source's rows (n, d), moved by this method; a strength of None takes the one that is set."
@@ -75,7 +75,7 @@ def moved(self: DomainShift, strength: float | None = None) -> np.ndarray:
     s = self.strength if strength is None else strength
     return (1 - s) * self.source + s * self._moved[self.method]
 
-# %% ../nbs/3_practice/07_what_if.ipynb #fac98591
+# %% ../nbs/3_practice/07_what_if.ipynb #c665663a
 @patch(as_prop=True)
 def _width(self: DomainShift):
     "The median distance of up to 500 rows of both domains as they are: one for all strengths."
@@ -86,7 +86,7 @@ def _width(self: DomainShift):
         self._moved["width"] = float(np.median(pdist(np.concatenate(both)))) or 1.0
     return self._moved["width"]
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #89d2a19d
 @patch
 def score(self: DomainShift, strength: float | None = None) -> dict:
     "{'source': accuracy, 'target': accuracy or None, 'distance': squared discrepancy, its sampling error included}."
@@ -125,14 +125,14 @@ def _figure(n, size):
     for ax in axes: ax.spines[["top", "right"]].set_visible(False)
     return fig, axes
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #29825bca
 def png(figure, dpi: int = 100) -> bytes:
     "A figure as a PNG picture."
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
-# %% ../nbs/3_practice/07_what_if.ipynb #29825bca
+# %% ../nbs/3_practice/07_what_if.ipynb #5b18c87c
 @patch
 def figure(self: DomainShift, most: int = 300):  # points of a domain to draw
     "Before and after, side by side."
@@ -149,7 +149,7 @@ def figure(self: DomainShift, most: int = 300):  # points of a domain to draw
     axes[1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return fig
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #443ceed4
 @patch
 def code(self: DomainShift) -> str:
     "What is set, as code."
@@ -187,13 +187,13 @@ class Mixture:
 def _scores(p, y):
     return {"accuracy": float((p.argmax(1) == y).mean()), "log loss": _loss(p, y), "Brier": brier(p, y), "calibration error": ece(p, y)}
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #639ce263
 @patch
 def score(self: Mixture, member: str | None = None) -> dict:
     "accuracy, log loss, Brier and calibration error of the mixture, or of one member."
     return _scores(self.proba() if member is None else self._all[self.names.index(member)], self.labels)
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #3c981456
 @patch
 def table(self: Mixture):
     "A DataFrame: share and scores of each member, and of the mixture."
@@ -202,7 +202,7 @@ def table(self: Mixture):
     rows = {name: {"share": share} | self.score(name) for name, share in self.shares().items()}
     return pd.DataFrame(rows | {"mixture": {"share": 1.0} | self.score()}).T
 
-# %% ../nbs/3_practice/07_what_if.ipynb #639ce263
+# %% ../nbs/3_practice/07_what_if.ipynb #b0ad677e
 @patch
 def set(self: Mixture, way: str):  # 'equal', 'log loss' or 'greedy'
     "Weights by a rule: all alike, those with the smallest log loss on these items, or greedy selection."
@@ -214,7 +214,7 @@ def set(self: Mixture, way: str):  # 'equal', 'log loss' or 'greedy'
     self.weights = rules[way]()
     return self
 
-
+# %% ../nbs/3_practice/07_what_if.ipynb #c42f5e38
 @patch
 def code(self: Mixture) -> str:
     "The mixture as code, for probabilities of other items."
