@@ -36,7 +36,7 @@ def check_what_moved(answer):
     assert list(answer(one, gone)) == ["a.count", "a.mean"], "What is no longer there differs too; and sort the names."
     return "Parameters, buffers, comings and goings, by their bytes: this is what 'frozen' is tested by throughout the course."
 
-# %% ../nbs/1_foundations/12_exercises_methods.ipynb #5be38bbc
+# %% ../nbs/1_foundations/12_exercises_methods.ipynb #c3b01817
 class _MadeUp:
     "What an answer needs of a plan: stages with made-up prices, all parameters alike."
     def __init__(self, prices):
@@ -53,7 +53,7 @@ class _MadeUp:
 
     def seconds(self): return 10.0 - sum(self.prices[n] for n in self.closed)
 
-# %% ../nbs/1_foundations/12_exercises_methods.ipynb #e7e7f95a
+# %% ../nbs/1_foundations/12_exercises_methods.ipynb #420f4c01
 @checker
 def check_dearest_stage(answer):
     "A function of a plan: the name of the stage whose freezing alone saves the most seconds; everything open at the end"
@@ -65,7 +65,7 @@ def check_dearest_stage(answer):
         assert not plan.closed, "The answer is right, and something is still frozen: end with plan.freeze_to(0)."
     return "A price that can be asked for before it is paid makes such a search free of charge."
 
-# %% ../nbs/1_foundations/12_exercises_methods.ipynb #665d5b42
+# %% ../nbs/1_foundations/12_exercises_methods.ipynb #0ee3d5a3
 @checker
 def check_strength(answer):
     "A function of a DomainShift: the strength from 0, 0.25, 0.5, 0.75, 1 with the smallest distance; the shift keeps its own"
@@ -83,7 +83,7 @@ def check_strength(answer):
         assert shift.strength == 0.25, "Right; put shift.strength back to what it was."
     return "No label of the target was used. Whether the nearest is the best is another question: the lesson asks it."
 
-# %% ../nbs/1_foundations/12_exercises_methods.ipynb #fd508722
+# %% ../nbs/1_foundations/12_exercises_methods.ipynb #3922d028
 @checker
 def check_plan_code(answer):
     "A function of a learner that freezes its first two stages and its last, and opens all others"
@@ -91,19 +91,20 @@ def check_plan_code(answer):
 
     from torch import nn
 
-    from tl_nb.stages import Stage, freeze, is_frozen, unfreeze
-
-    stages = [Stage(f"stage {i}", {f"{i}": nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))}) for i in range(5)]
-    freeze(stages[3])  # left over from before
+    stages, closed = [nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(5)], {3}  # the fourth is left over from before
 
     def freeze_to(n):
-        for i, stage in enumerate(stages): (freeze if i < n % len(stages) else unfreeze)(stage)
+        closed.clear(), closed.update(range(n % len(stages)))
+        for m in (m for stage in stages for m in stage.modules()):
+            m.__dict__.pop("train", None)
+            m.requires_grad_(True).train()
     answer(SimpleNamespace(stages=stages, freeze_to=freeze_to))
-    closed = [is_frozen(stage) for stage in stages]
+    for stage in stages: stage.train()
+    soft = [not any(p.requires_grad for p in stage.parameters()) for stage in stages]
+    closed = [i in closed or soft[i] and not any(m.training for m in stage.modules()) for i, stage in enumerate(stages)]
     assert not closed[3], "A stage that was frozen before still is: learner.freeze_to opens whatever lies behind."
     assert closed[:2] == [True, True], "The first two stages are to be frozen: learner.freeze_to(2)."
     assert not closed[2], "The third stage is to train."
-    soft = not any(p.requires_grad for p in stages[4].parameters())
-    assert closed[4] or not soft, "Its parameters have no gradient, but its running statistics still move. freeze(stage) of tl_nb.stages holds both."
+    assert closed[4] or not soft[4], "Its parameters have no gradient, but its running statistics still move. freeze(stage) of tl_nb.stages holds both."
     assert closed[4], "The last stage is still open. After freeze_to: freeze(learner.stages[-1])."
     return "First the prefix, which opens the rest; then what else is to rest. The other order would undo itself."
