@@ -15,7 +15,8 @@ import transformers
 from small_models import SMALL, everything, save_text, small_backbones, texts, tokenizer
 from tl_nb.backbones import load_backbone
 from tl_nb.finetune import text_learner
-from tl_nb.widgets import DomainExplorer, EnsembleMixer, FreezeLab, curves, sweep_curve
+from tl_nb.what_if import curves, sweep_curve
+from tl_nb.widgets import DomainExplorer, EnsembleMixer, FreezeLab
 
 SWEEP = pd.DataFrame(dict(depth=[0, 2, 3], accuracy=[0.8, 0.85, 0.7], low=[0.75, 0.8, 0.65], high=[0.85, 0.9, 0.75]))
 
