@@ -268,3 +268,39 @@ def test_bad_input_is_named(new):
     for i in range(4): plan.freeze(i)
     with pytest.raises(PlanError, match="Everything is frozen"): Trainer(plan).start()
     assert Trainer(plan).state == "ready"
+
+
+# --- exercises --------------------------------------------------------------------------------------------------------
+
+def dearest(plan, pick=min, apart=True, tidy=True):
+    "The answer of the lesson, with chosen faults."
+    found = {}
+    for i, stage in enumerate(plan.stages):
+        if apart: plan.freeze_to(0)
+        plan.freeze(i)
+        found[stage.name] = plan.seconds()
+    if tidy: plan.freeze_to(0)
+    return pick(found, key=found.get)
+
+
+def test_the_check_of_the_dearest_stage_sees_each_fault():
+    from tl_nb.exercises_methods import check_dearest_stage
+
+    assert check_dearest_stage(dearest).passed
+    for fault, said in ((dict(pick=max), "least"), (dict(apart=False), "alone"), (dict(tidy=False), "still frozen")):
+        verdict = check_dearest_stage(lambda plan: dearest(plan, **fault))
+        assert verdict.passed is False and said in verdict.message, fault
+
+
+def test_the_check_of_a_plan_sees_each_fault():
+    from tl_nb.exercises_methods import check_plan_code
+    from tl_nb.stages import freeze
+
+    def answer(learner, n=2, last=freeze):
+        if n is not None: learner.freeze_to(n)
+        last(learner.stages[-1])
+    assert check_plan_code(answer).passed
+    nothing, soft = lambda stage: None, lambda stage: stage.requires_grad_(False)
+    for fault, said in ((dict(n=None), "frozen before"), (dict(n=1), "first two"), (dict(n=3), "third"), (dict(last=nothing), "still open"), (dict(last=soft), "statistics")):
+        verdict = check_plan_code(lambda learner: answer(learner, **fault))
+        assert verdict.passed is False and said in verdict.message, fault

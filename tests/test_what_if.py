@@ -122,3 +122,49 @@ def test_pictures_need_no_screen():
     S, y, T, t = domains()
     for found in (DomainShift(S, y, T).figure(), Mixture(*answers()).figure()):
         assert png(found).startswith(b"\x89PNG\r\n") and len(png(found)) > 5000
+
+
+def test_the_check_of_a_strength_sees_each_fault():
+    from tl_nb.exercises_methods import check_strength
+
+    def answer(shift, pick=min, tidy=True, also=()):
+        old, found = shift.strength, {}
+        for shift.strength in (0, 0.25, 0.5, 0.75, 1): found[shift.strength] = shift.score()["distance"]
+        if tidy: shift.strength = old
+        return pick(found, key=found.get)
+    assert check_strength(answer).passed
+    for fault, said in ((dict(pick=max), "largest"), (dict(tidy=False), "put shift.strength back")):
+        verdict = check_strength(lambda shift: answer(shift, **fault))
+        assert verdict.passed is False and said in verdict.message, fault
+    assert "none of the five" in check_strength(lambda shift: 0.3).message
+    assert "each time" in check_strength(lambda shift: 0.75).message
+
+
+# --- pictures of a plan -----------------------------------------------------------------------------------------------
+
+def drawn(losses=(), hits=(), scores=()):
+    from types import SimpleNamespace
+    return SimpleNamespace(losses=list(losses), hits=list(hits), scores=list(scores))
+
+
+def numbers(svg, shape):
+    import re
+    return [[float(v) for v in pair.split(",")] for found in re.findall(shape + r"[^>]*points='([^']*)'", svg) for pair in found.split()]
+
+
+def test_curves_are_whole_svg_with_every_step_inside():
+    from xml.etree import ElementTree
+
+    from tl_nb.what_if import curves
+
+    for trainer in (drawn(), drawn([0.7], [0.5]), drawn(np.linspace(3, 0.1, 50), np.linspace(0, 1, 50), [(25, 5.0, 0.4), (50, 0.2, np.nan)])):
+        found = ElementTree.fromstring(curves(trainer))
+        assert [s.attrib["role"] for s in found] == ["img", "img"] and all(s.attrib["aria-label"] for s in found)
+        at = numbers(curves(trainer), "polyline")
+        assert len(at) == 2 * len(trainer.losses) and all(40 <= x <= 398 and 28 <= y <= 132 for x, y in at)
+
+
+def test_states_in_words():
+    from tl_nb.what_if import state_of
+
+    assert [state_of(f) for f in ({"a": True}, {"a": False, "b": False}, {"a": True, "b": False})] == ["frozen", "trains", "1 of 2 layers frozen"]
