@@ -469,4 +469,5 @@ def code(self: FreezePlan, epochs: int = 1, lr: float | None = None) -> str:
         else: lines += [f"freeze(layers_of({stage})[{name!r}])  # {self.stages[i].name}" for name, on in frozen[i].items() if on]
     said = "\n".join(lines)
     heads = {"freeze(": "from tl_nb.stages import freeze", "layers_of(": "from tl_nb.freeze_plan import layers_of"}
-    return "\n".join([*(head for word, head in heads.items() if word in said), said, f"learner.fit_one_cycle({epochs}, {lr or self.learner.lr:g})"])
+    fit = f"learner.fit_one_cycle({epochs}, {lr or self.learner.lr:g})"
+    return "\n".join([*(head for word, head in heads.items() if word in said), said, fit])

@@ -204,7 +204,8 @@ def _layouts(self: FreezeLab):
     L = self.W.Layout
     fixed = lambda width: L(width=width, flex="0 0 auto")
     return SimpleNamespace(
-        rows=L(width="100%", max_height="640px", overflow="hidden auto", flex="0 0 auto"), stage=L(width="100%", flex="0 0 auto", overflow="hidden"),
+        rows=L(width="100%", max_height="640px", overflow="hidden auto", flex="0 0 auto"),
+        stage=L(width="100%", flex="0 0 auto", overflow="hidden"),
         line=L(width="100%", overflow="hidden", align_items="center", min_height="30px"), info=L(flex="1 1 auto", min_width="0", margin="0"),
         box=fixed("210px"), layer=fixed("186px"), more=fixed("164px"), inner=L(width="100%", padding="0 168px 0 24px", overflow="hidden"))
 
@@ -413,7 +414,8 @@ class EnsembleMixer(_Panel):
         self._start(W := _ipywidgets("EnsembleMixer", "tl_nb.what_if.Mixture"))
         self.mixture = Mixture(probabilities, labels, **kwargs)
         self.dials = {name: self._dial(name, 0.0, 1.0, 0.05, w, self._weigh(name)) for name, w in self._unit().items()}
-        self.how = self._choice("Mean", ["arithmetic", "geometric"], self.mixture.how, lambda v: self._change(lambda: setattr(self.mixture, "how", v)))
+        average = lambda how: self._change(lambda: setattr(self.mixture, "how", how))
+        self.how = self._choice("Mean", ["arithmetic", "geometric"], self.mixture.how, average)
         ways = {"equal": "All alike", "log loss": "Smallest log loss", "greedy": "Greedy selection"}
         self.buttons = {way: self._button(said, f"Weights by the rule: {said.lower()}", self._rule(way)) for way, said in ways.items()}
         rules = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
