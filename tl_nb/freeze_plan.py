@@ -38,14 +38,21 @@ def _highest(module, path):
     return [found for name, child in module.named_children() for found in _highest(child, f"{path}.{name}".lstrip("."))]
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #8babc506
+class _Layer(Stage):
+    "A layer dressed as a stage; its parameters are looked up once, since a panel asks for them at every click."
+    def parameters(self):
+        if not hasattr(self, "_held"): self._held = super().parameters()
+        return self._held
+
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #7d2c2240
 def layers_of(stage: Stage) -> dict:
     "{name: layer as a Stage} of a stage, in the order in which the network holds them."
     found, one = {}, sum(any(True for _ in m.parameters()) for m in stage.modules.values()) == 1
     for top, module in stage.modules.items():
         for path, m in _highest(module, ""):
             name = path if one and path else ".".join(filter(None, [top, path]))
-            found[name] = Stage(name, {name: m})
-    for path, p in stage.loose.items(): found[path] = Stage(path, loose={path: p}, opened=stage.opened)
+            found[name] = _Layer(name, {name: m})
+    for path, p in stage.loose.items(): found[path] = _Layer(path, loose={path: p}, opened=stage.opened)
     return found
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #08f4c44b
@@ -124,29 +131,34 @@ def _apply(self: FreezePlan, i, wanted):
 @patch(as_prop=True)
 def prefix(self: FreezePlan) -> int:
     "How many stages are frozen from the input on, without a gap."
-    return next((i for i in range(len(self.stages)) if not all(self.frozen(i).values())), len(self.stages))
+    return _prefix(self.frozen())
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #4a042c87
+def _prefix(frozen): return next((i for i, layers in enumerate(frozen) if not all(layers.values())), len(frozen))
+
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #20768678
 @patch(as_prop=True)
 def depth(self: FreezePlan):
     "The `n` of `freeze_to` that gives this plan, or None: behind the frozen stages nothing else is frozen."
-    n = self.prefix
-    return None if any(any(f.values()) for f in self.frozen()[n:]) or n == len(self.stages) else n
-
-# %% ../nbs/3_practice/06_freeze_plan.ipynb #20768678
-@patch
-def counts(self: FreezePlan, which=None) -> dict:
-    "Parameters that are there, that train, and that do not, of a stage or of all: {'all', 'trainable', 'frozen'}."
-    stages = self.stages if which is None else [self.stages[self.stage(which)]]
-    every = {p for s in stages for p in s.parameters()}
-    total, open_ = (sum(p.numel() for p in every if keep(p)) for keep in (lambda p: True, lambda p: p.requires_grad))
-    return {"all": total, "trainable": open_, "frozen": total - open_}
+    frozen = self.frozen()
+    n = _prefix(frozen)
+    return None if any(any(f.values()) for f in frozen[n:]) or n == len(frozen) else n
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #f7ccd22c
 @patch
+def counts(self: FreezePlan, which=None) -> dict:
+    "Parameters that are there, that train, and that do not, of a stage or of all: {'all', 'trainable', 'frozen'}."
+    stages = self.layers if which is None else [self.layers[self.stage(which)]]
+    every = {p for layers in stages for layer in layers.values() for p in layer.parameters()}
+    total, open_ = (sum(p.numel() for p in every if keep(p)) for keep in (lambda p: True, lambda p: p.requires_grad))
+    return {"all": total, "trainable": open_, "frozen": total - open_}
+
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #94acecd8
+@patch
 def known(self: FreezePlan):
     "The row of the sweep at this plan's depth, or None where there is none."
-    return self.sweep.loc[self.depth] if self.sweep is not None and self.depth in self.sweep.index else None
+    n = None if self.sweep is None else self.depth
+    return None if n is None or n not in self.sweep.index else self.sweep.loc[n]
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #1d654700
 _SPEED = 5e10  # operations of a core in a second: a guess, until a step was measured
@@ -461,7 +473,8 @@ def reset(self: Trainer):
 @patch
 def code(self: FreezePlan, epochs: int = 1, lr: float | None = None) -> str:
     "The plan as code for a learner of the same backbone."
-    n, frozen = min(self.prefix, len(self.stages) - 1), self.frozen()
+    frozen = self.frozen()
+    n = min(_prefix(frozen), len(frozen) - 1)
     lines = [f"learner.freeze_to({n})"]
     for i in range(n, len(self.stages)):
         stage = f"learner.stages[{i}]"

@@ -222,7 +222,7 @@ def set(self: Mixture, way: str):  # 'equal', 'log loss' or 'greedy'
 def code(self: Mixture) -> str:
     "The mixture as code, for probabilities of other items."
     shares = {name: round(s, 3) for name, s in self.shares().items()}
-    return f"from tl_nb.ensemble import average\nmixed = average(probabilities, {shares}, how={self.how!r})"
+    return f"from tl_nb.ensemble import average\nmixed = average(probabilities, how={self.how!r}, weights={shares})"
 
 # %% ../nbs/3_practice/07_what_if.ipynb #d9e52a00
 @patch

@@ -126,12 +126,18 @@ def _put(self: _Panel, widget, **values):
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #5e699bfd
 @patch
-def _code_box(self: _Panel, rows):
+def _code_box(self: _Panel):
     "A field with code to copy."
     layout = self.W.Layout(width="100%", height="auto")
-    field = self.W.Textarea(rows=rows, description="As code", style={"description_width": "60px"}, layout=layout)
+    field = self.W.Textarea(description="As code", style={"description_width": "60px"}, layout=layout)
     field.add_class("tl-code")
     return field
+
+# %% ../nbs/3_practice/02_freeze_lab.ipynb #2d5a297d
+@patch
+def _copy(self: _Panel, code):
+    "Put code into the field, which grows with it."
+    self._put(self.code, value=code, rows=sum(1 + len(line) // 100 for line in code.splitlines()))
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #714118df
 def _facts(rows):
@@ -194,7 +200,7 @@ def _build(self: FreezeLab, epochs, lr):
     self.layouts, self.rows = self._layouts(), []
     for i in range(n): self.rows.append(self._row(i))
     rows = W.VBox([r.line for r in self.rows], layout=self.layouts.rows)
-    self.facts, self.status, self.chart, self.code = self._html(), self._html(), self._html(), self._code_box(3)
+    self.facts, self.status, self.chart, self.code = self._html(), self._html(), self._html(), self._code_box()
     self.box = self._frame(title, self.depth.line, rows, self.facts, self._controls(epochs, lr), self.status, self.chart, self.code)
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #f4929233
@@ -207,7 +213,7 @@ def _layouts(self: FreezeLab):
         rows=L(width="100%", max_height="640px", overflow="hidden auto", flex="0 0 auto"),
         stage=L(width="100%", flex="0 0 auto", overflow="hidden"),
         line=L(width="100%", overflow="hidden", align_items="center", min_height="30px"), info=L(flex="1 1 auto", min_width="0", margin="0"),
-        box=fixed("210px"), layer=fixed("186px"), more=fixed("164px"), inner=L(width="100%", padding="0 168px 0 24px", overflow="hidden"))
+        box=fixed("236px"), layer=fixed("212px"), more=fixed("164px"), inner=L(width="100%", padding="0 168px 0 24px", overflow="hidden"))
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #d3a99f0a
 @patch
@@ -234,7 +240,7 @@ def _controls(self: FreezeLab, epochs, lr):
     W, narrow = self.W, dict(layout=self.W.Layout(width="150px", flex="0 0 auto"), style={"description_width": "52px"})
     self.epochs = W.BoundedIntText(value=epochs, min=1, max=1000, description="Epochs", **narrow)
     self.lr = W.BoundedFloatText(value=lr, min=1e-9, max=10, step=1e-5, description="Rate", **narrow)
-    for one in (self.epochs, self.lr): one.observe(lambda _: self._put(self.code, value=self._as_code()), "value")
+    for one in (self.epochs, self.lr): one.observe(lambda _: self._copy(self._as_code()), "value")
     self.train = self._button("Train", "Train what is open, from the weights that are there", self._train, "primary")
     self.stop = self._button("Stop", "End the training after the batch at work", self._stop)
     self.again = self._button("Start over", "Back to the weights of the beginning; what is frozen stays frozen", self._reset)
@@ -298,7 +304,7 @@ def facts_shown(self: FreezeLab) -> dict:
 def _numbers(self: FreezeLab):
     t = self.trainer
     self._put(self.facts, value=_facts(self.facts_shown()))
-    self._put(self.code, value=self._as_code(), rows=self._as_code().count("\n") + 1)
+    self._copy(self._as_code())
     pictures = (sweep_curve(self.plan) if self.plan.sweep is not None else "") + (curves(t) if t.losses else "")
     self._put(self.chart, value=pictures)
     said = {"ready": "Ready.", "training": f"Training: step {len(t.losses)}.", "failed": f"Failed: {t.error}"}
@@ -363,7 +369,7 @@ class DomainExplorer(_Panel):
         self.method = self._choice("Method", list(self.shift.methods), self.shift.method, lambda v: self._set(method=v))
         self.strength = self._dial("Strength, from 0 to 1", 0.0, 1.0, 0.05, self.shift.strength, lambda v: self._set(strength=v))
         self.strength.slider.continuous_update = False
-        self.facts, self.image, self.code = self._html(), self._html(), self._code_box(4)
+        self.facts, self.image, self.code = self._html(), self._html(), self._code_box()
         title = self._title("The Domain Explorer", "Rows of the source move towards the target; a classifier learns from the moved rows.")
         self.box = self._frame(title, self.method, self.strength.line, self.facts, self.image, self.code)
         self.refresh()
@@ -393,7 +399,7 @@ def refresh(self: DomainExplorer):
     self._put(self.facts, value=_facts(self.facts_shown()))
     alt = f"Source and target before and after {s.method} with strength {s.strength:g}"
     self._put(self.image, value=_image(self.picture(), alt))
-    self._put(self.code, value=s.code())
+    self._copy(s.code())
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #84124364
 @patch
@@ -419,7 +425,7 @@ class EnsembleMixer(_Panel):
         ways = {"equal": "All alike", "log loss": "Smallest log loss", "greedy": "Greedy selection"}
         self.buttons = {way: self._button(said, f"Weights by the rule: {said.lower()}", self._rule(way)) for way, said in ways.items()}
         rules = W.HBox(list(self.buttons.values()), layout=W.Layout(flex_flow="row wrap"))
-        self.table, self.status, self.image, self.code = self._html(), self._html(), self._html(), self._code_box(2)
+        self.table, self.status, self.image, self.code = self._html(), self._html(), self._html(), self._code_box()
         title = self._title("The Ensemble Mixer", "Weights chosen on these items look better here than elsewhere: try them on a test part once.")
         dials = (d.line for d in self.dials.values())
         self.box = self._frame(title, *dials, self.how, rules, self.status, self.table, self.image, self.code)
@@ -445,7 +451,7 @@ def refresh(self: EnsembleMixer):
     self._put(self.how, value=m.how)
     self._put(self.table, value=_table_of(m.table()))
     self._put(self.image, value=_image(self.picture(), f"Accuracy of members and mixture, and its reliability: {self!r}"))
-    self._put(self.code, value=m.code())
+    self._copy(m.code())
     self._put(self.status, value="")
 
 # %% ../nbs/3_practice/02_freeze_lab.ipynb #969db423
