@@ -1,5 +1,6 @@
 "A plan of what trains: it says what the learner is, freezes to the last bit, looks without touching, and trains in a thread."
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from small_models import IMAGE, TEXT, everything, images, small_backbones, texts
+from tl_nb.evaluate import interval
 from tl_nb.finetune import image_learner, text_learner
 from tl_nb.freeze_plan import FreezePlan, PlanError, Trainer, layers_of
 from tl_nb.stages import is_frozen
@@ -200,6 +202,15 @@ def test_the_sweep_is_known_at_its_depths(new):
     assert plan.known() is None, "no depth, so nothing is known"
 
 
+def test_what_freeze_sweep_gives_becomes_a_table(new):
+    seeds = {0: np.array([0.8, 0.9, 0.7]), 4: np.array([0.6])}
+    plan = FreezePlan(new("bert"), SimpleNamespace(single=False, scores=lambda value: seeds))
+    found = interval(seeds[0])
+    assert tuple(plan.known()[["accuracy", "low", "high"]]) == (found.mean, found.low, found.high)
+    for i in range(4): plan.freeze(i)
+    assert tuple(plan.known()) == (0.6, 0.6, 0.6), "everything frozen: the head by regression"
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 def test_train_stop_and_train_again(new):
@@ -264,7 +275,8 @@ def test_bad_input_is_named(new):
     for call, said in ((lambda: FreezePlan(torch.nn.Linear(2, 2)), "Linear"), (lambda: plan.freeze("block 9"), "block 9.*embeddings, block 1"),
                        (lambda: plan.freeze(9), "9"), (lambda: plan.freeze(1, "query"), "query.*attention.self.query"), (lambda: Trainer(plan).start(0), "epochs = 0"),
                        (lambda: Trainer(plan).start(1, -1.0), "lr = -1"), (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[0]))), "accuracy"),
-                       (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[7], accuracy=1, low=1, high=1))), "4 stages")):
+                       (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[7], accuracy=1, low=1, high=1))), "4 stages"),
+                       (lambda: FreezePlan(plan.learner, SimpleNamespace(scores=None, single=True)), "single")):
         with pytest.raises(PlanError, match=said): call()
     for i in range(4): plan.freeze(i)
     with pytest.raises(PlanError, match="Everything is frozen"): Trainer(plan).start()

@@ -901,6 +901,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                              'tl_nb/freeze_plan.py'),
                                    'tl_nb.freeze_plan._Watch.before_batch': ( '3_practice/freeze_plan.html#_watch.before_batch',
                                                                               'tl_nb/freeze_plan.py'),
+                                   'tl_nb.freeze_plan._as_table': ('3_practice/freeze_plan.html#_as_table', 'tl_nb/freeze_plan.py'),
                                    'tl_nb.freeze_plan._checked_sweep': ( '3_practice/freeze_plan.html#_checked_sweep',
                                                                          'tl_nb/freeze_plan.py'),
                                    'tl_nb.freeze_plan._clock': ('3_practice/freeze_plan.html#_clock', 'tl_nb/freeze_plan.py'),

@@ -21,6 +21,7 @@ from torch import nn
 
 from .classifier import _hold_statistics
 from .embedding import _threads
+from .evaluate import Interval, interval
 from .finetune import Callback, CancelFitException, TransferLearner, _fast_training, _OwnStream
 from .settings import settings
 from .stages import Stage, freeze, is_frozen, unfreeze
@@ -59,17 +60,27 @@ def layers_of(stage: Stage) -> dict:
 def _checked_sweep(sweep, n):
     "The table of a sweep by depth, or None."
     if sweep is None: return None
+    if hasattr(sweep, "scores"): sweep = _as_table(sweep)
     if missing := [c for c in ("depth", "accuracy", "low", "high") if c not in sweep]:
         raise PlanError(f"sweep has no column {missing[0]!r}: a table with depth, accuracy, low and high is needed, one row a depth.")
     found = sweep.drop_duplicates("depth").set_index("depth").sort_index()
-    if found.index.isin(range(n)).all(): return found
-    raise PlanError(f"sweep has depths {found.index.tolist()}; this learner has {n} stages, so a depth is from 0 to {n - 1}.")
+    if found.index.isin(range(n + 1)).all(): return found
+    raise PlanError(f"sweep has depths {found.index.tolist()}; this learner has {n} stages, so a depth is from 0 to {n}.")
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #50ed9140
+def _as_table(sweep):
+    "Depth, accuracy and 95 % interval over the seeds, of what freeze_sweep gives: on the validation part."
+    import pandas as pd
+
+    if sweep.single: raise PlanError("sweep: one that trains single stages has no depths. Make it without single=True.")
+    rows = {d: interval(v) if len(v) > 1 else Interval(*[float(v[0])] * 3, 1) for d, v in sweep.scores("valid").items()}
+    return pd.DataFrame([dict(depth=d, accuracy=i.mean, low=i.low, high=i.high) for d, i in rows.items()])
+
+# %% ../nbs/3_practice/06_freeze_plan.ipynb #102de12b
 class FreezePlan:
     "What of a learner trains: read from the learner, and changed in it. A stage is named by its number or its name."
     def __init__(self, learner,  # a `TransferLearner`, of text_learner or image_learner
-                 sweep=None,  # a table with columns depth, accuracy, low, high; a depth counts frozen stages
+                 sweep=None,  # what freeze_sweep gives, or a table of depth (frozen stages), accuracy, low and high
                  ):
         if not isinstance(learner, TransferLearner):
             raise PlanError(f"learner: a {type(learner).__name__}; a TransferLearner is needed, of text_learner or image_learner.")
@@ -157,8 +168,9 @@ def counts(self: FreezePlan, which=None) -> dict:
 @patch
 def known(self: FreezePlan):
     "The row of the sweep at this plan's depth, or None where there is none."
-    n = None if self.sweep is None else self.depth
-    return None if n is None or n not in self.sweep.index else self.sweep.loc[n]
+    if self.sweep is None: return None
+    n = self.depth if self.prefix < len(self.stages) else len(self.stages)  # where nothing trains but a regression
+    return self.sweep.loc[n] if n in self.sweep.index else None
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #1d654700
 _SPEED = 5e10  # operations of a core in a second: a guess, until a step was measured

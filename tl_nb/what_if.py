@@ -311,7 +311,7 @@ def sweep_curve(plan) -> str:
         mark = _rule(x(depth), x(depth), 22, 132, here) if depth is not None else ""
         return mark + _line(t.accuracy.items(), COLOURS[0], x, y) + bars + _dots(t.accuracy.items(), COLOURS[0], x, y)
     alt = "sweep: " + "; ".join(f"{d} frozen: {r.accuracy:.3f}" for d, r in t.iterrows())
-    limits = float(t.low.min()), float(t.high.max()), len(plan.stages) - 1
+    limits = float(t.low.min()), float(t.high.max()), max(len(plan.stages) - 1, t.index.max())
     return _chart("sweep: accuracy by number of frozen stages", alt, *limits, draw, [(d, d) for d in t.index], wide=840)
 
 # %% ../nbs/3_practice/07_what_if.ipynb #b022f906

@@ -173,7 +173,7 @@ class FreezeLab(_Panel):
 
     What it shows is read from the learner; what is ticked is frozen in the learner, parameters and buffers."""
     def __init__(self, learner,  # a `TransferLearner`, of text_learner or image_learner
-                 sweep=None,  # a table with columns depth, accuracy, low, high, such as that of freeze_sweep
+                 sweep=None,  # what freeze_sweep gives, or a table of depth (frozen stages), accuracy, low and high
                  *, epochs: int = 1, lr: float | None = None):  # what Train begins with; None takes the learner's
         self._start(_ipywidgets("FreezeLab", "tl_nb.freeze_plan.FreezePlan"))
         self.plan = FreezePlan(learner, sweep)
@@ -295,7 +295,8 @@ def facts_shown(self: FreezeLab) -> dict:
              "Frozen": f"{n['frozen']:,} parameters", "A step": f"{plan.seconds():.3f} s ({how})",
              "Memory": f"{plan.memory() / 1e6:,.0f} MB ({how})"}
     if plan.sweep is None: return found
-    row, where = plan.known(), f"{plan.depth} frozen stages" if plan.depth is not None else "this choice of layers"
+    row, depth = plan.known(), plan.depth
+    where = "everything frozen" if not n["trainable"] else f"{depth} frozen stages" if depth is not None else "this choice of layers"
     if row is None: return found | {"In the sweep": f"nothing known of {where}"}
     return found | {"In the sweep": f"accuracy {row.accuracy:.3f} [{row.low:.3f}, {row.high:.3f}] with {where}"}
 
