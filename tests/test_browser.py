@@ -1,4 +1,6 @@
 "A learner's first minutes: JupyterLab as `make course BROWSER=none` serves it, in a real Chromium, network cut."
+import json
+import re
 import subprocess
 
 import nbformat
@@ -63,3 +65,100 @@ def test_a_fault_would_be_seen(lab, open_notebook):
     assert set(page.outside) == {"http://192.0.2.2/x.png"}
     assert lab.attempts() == ["socket.getaddrinfo 192.0.2.1"]
     lab.network.unlink()  # the attempts of this test are not those of another
+
+
+# --- panels -----------------------------------------------------------------------------------------------------------
+
+STATE = """import json
+print("STATE", json.dumps(dict(frozen=[all(f.values()) for f in lab.plan.frozen()], layers=lab.plan.frozen(6), depth=lab.plan.depth,
+                               trainable=learner.model.n_trainable, steps=len(lab.trainer.losses), state=lab.trainer.state, code=lab.plan.code(lab.epochs.value, lab.lr.value))))"""
+
+
+def python_says(page):
+    "Run the last cell of the notebook again, which prints the state of the learner, and read it."
+    cell = page.notebook.locator(".jp-CodeCell").last
+    before = cell.locator(".jp-InputPrompt").inner_text()
+    cell.locator(".cm-content").click()
+    page.page.keyboard.press("Control+Enter")
+    expect(cell.locator(".jp-InputPrompt")).not_to_have_text(before)
+    expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]"), timeout=30_000)
+    return json.loads(cell.locator(".jp-OutputArea-output").inner_text().removeprefix("STATE "))
+
+
+def agrees(page, panel):
+    "Assert that the screen shows what Python says; returns that."
+    said = python_says(page)
+    names = ["embeddings", *(f"block {i}" for i in range(1, 7)), "head"]
+    assert [panel.get_by_role("checkbox", name=n, exact=True).is_checked() for n in names] == said["frozen"]
+    expect(panel).to_contain_text(f"{said['trainable']:,} of 22,566,146 parameters")
+    assert panel.get_by_role("textbox", name="As code").input_value() == said["code"]
+    for name, frozen in said["layers"].items():
+        box = panel.get_by_role("checkbox", name=name, exact=True)
+        if box.count(): assert box.is_checked() == frozen
+    return said
+
+
+@pytest.mark.timeout(600)
+def test_the_freeze_lab_in_the_hand(lab, open_notebook):
+    path = lab.project / "nbs" / "3_practice" / "02_freeze_lab.ipynb"
+    nb = read(path)
+    nb.cells.append(new_code_cell(STATE))
+    nbformat.write(nb, path)
+    page = open_notebook("nbs/3_practice/02_freeze_lab.ipynb")
+    page.menu("Edit", "Clear Outputs of All Cells")
+    page.run_all()
+    assert page.complaints() == []
+    panels = page.notebook.locator(".tl-panel.widget-vbox")
+    expect(panels).to_have_count(3)
+    panel, explorer, mixer = (panels.nth(i) for i in range(3))
+
+    # The slider, by keyboard: the lesson left it at 5.
+    assert agrees(page, panel)["depth"] == 5
+    panel.get_by_role("slider").focus()
+    for _ in range(2): page.page.keyboard.press("ArrowLeft")
+    expect(panel.get_by_role("spinbutton", name="Freeze the first stages")).to_have_value("3")
+    assert agrees(page, panel)["depth"] == 3
+    # A box, a row, a layer.
+    panel.get_by_role("checkbox", name="block 5", exact=True).check()
+    expect(panel).to_contain_text("nothing known of this choice of layers")
+    panel.get_by_role("button", name="layers of block 6", exact=True).click()
+    panel.get_by_role("checkbox", name="attention.self.key", exact=True).focus()
+    page.page.keyboard.press("Space")
+    expect(panel).to_contain_text("1 of 8 layers frozen")
+    said = agrees(page, panel)
+    assert said["depth"] is None and said["layers"]["attention.self.key"] and sum(said["layers"].values()) == 1 and said["frozen"][5]
+    # Train, stop, train again.
+    press = lambda name: panel.get_by_role("button", name=name, exact=True).click()
+    press("Train")
+    expect(panel).to_contain_text(re.compile(r"Training: step [1-9]"), timeout=60_000)
+    expect(panel.get_by_role("checkbox", name="block 5", exact=True)).to_be_disabled()
+    press("Stop")
+    expect(panel).to_contain_text(re.compile(r"Stopped after \d+ steps"), timeout=60_000)
+    stopped = agrees(page, panel)
+    assert stopped["state"] == "stopped" and 0 < stopped["steps"] < 10
+    press("Train")
+    expect(panel).to_contain_text(re.compile(r"Finished after \d+ steps.*accuracy 0\.\d+"), timeout=120_000)
+    finished = agrees(page, panel)
+    assert finished["state"] == "finished" and finished["steps"] == stopped["steps"] + 10 and finished["frozen"] == stopped["frozen"]
+    expect(panel).to_contain_text(f"Finished after {finished['steps']} steps")
+
+    # The other two panels.
+    explorer.get_by_role("combobox", name="Method").select_option("mean shift")
+    expect(explorer.get_by_role("textbox", name="As code")).to_have_value(re.compile("MeanVarianceAlign"))
+    mixer.get_by_role("button", name="Smallest log loss").click()
+    expect(mixer.get_by_role("textbox", name="As code")).not_to_have_value(re.compile(r"'word counts': 0\.2,"))
+    for one in (panel, explorer, mixer): assert one.evaluate(TOO_WIDE) == []
+    page.quiet()
+
+
+TOO_WIDE = """panel => [panel, ...panel.querySelectorAll('*')].filter(x => x.scrollWidth > x.clientWidth + 1 && x.clientWidth
+  && ['auto', 'scroll'].includes(getComputedStyle(x).overflowX)).map(x => x.className)"""
+
+
+def test_a_saved_notebook_shows_pictures_of_the_panels(open_notebook):
+    page = open_notebook("nbs/3_practice/02_freeze_lab.ipynb")
+    for name in ("FreezeLab", "DomainExplorer", "EnsembleMixer"):
+        picture = page.notebook.locator(f".jp-OutputArea-output img[alt^='{name}(']")
+        expect(picture).to_have_count(1)
+        assert picture.evaluate("image => image.naturalWidth") > 400
+    page.quiet()
