@@ -2,12 +2,13 @@
 from inspect import signature
 from types import SimpleNamespace as Object
 
+import numpy as np
 import pytest
 
-from tl_nb import exercises
+from tl_nb import exercises, exercises_methods
 from tl_nb.exercises import Verdict, check_checker, check_paired, check_settings, check_training_loop, checker
 
-CHECKS = [f for name, f in vars(exercises).items() if name.startswith("check_")]
+CHECKS = [f for module in (exercises, exercises_methods) for name, f in vars(module).items() if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
@@ -96,3 +97,17 @@ def test_labels_saved_wants_the_smallest_number():
     assert check_labels_saved(200, curve).passed
     assert "to the right" in check_labels_saved(100, curve).message
     assert "smaller" in check_labels_saved(400, curve).message and "sizes" in check_labels_saved(300, curve).message
+
+
+@pytest.mark.parametrize("wrong, hint", [
+    (lambda a, b: sorted(k for k in a.keys() | b.keys() if k not in a or k not in b or not np.array_equal(a[k], b[k])), "NaN"),
+    (lambda a, b: sorted(k for k in a.keys() | b.keys() if k not in a or k not in b
+                         or not np.allclose(a[k], b[k], equal_nan=True)), "no tolerance"),
+    (lambda a, b: sorted(k for k in a if "weight" in k and a[k].tobytes() != b[k].tobytes()), "buffer"),
+    (lambda a, b: sorted(k for k in a if k in b and a[k].tobytes() != b[k].tobytes()), "not there before"),
+    (lambda a, b: [k for k in [*a, *(b.keys() - a.keys())] if k not in b or k not in a or a[k].tobytes() != b[k].tobytes()],
+     "sort the names"),
+], ids=["by value", "nearly", "weights alone", "shared names alone", "unsorted"])
+def test_what_moved_is_told_by_bytes(wrong, hint):
+    verdict = exercises_methods.check_what_moved(wrong)
+    assert verdict.passed is False and hint in verdict.message

@@ -1,7 +1,7 @@
 "Features: embedding in batches, order, precision and bad items; and the prototype with its honest baseline."
 import copy
-import gc
 import io
+import threading
 import time
 
 import numpy as np
@@ -19,13 +19,6 @@ from tl_nb.evaluate import compare
 from tl_nb.features import Probe, Prototype, probe, probe_stages, prototype
 
 WORDS = "the a cat dog sat ran on under red blue mat hat and good bad film plot".split()
-
-
-@pytest.fixture(autouse=True)
-def forgotten_batches_are_closed_here():
-    "Reading of images that an error has broken off holds threads; the collector must not close it while another thread starts."
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +262,17 @@ def test_a_whole_batch_of_bad_images(lite0, pictures, tmp_path):
     features, skipped = embed(lite0, bad + pictures + bad, on_error="skip", batch_size=2)
     assert len(features) == 5 and [i for i, _ in skipped] == [0, 1, 7, 8]
     with pytest.raises(FeatureError, match="None of the 2"): embed(lite0, bad, on_error="skip")
+
+
+def test_images_broken_off_are_closed_without_waiting_for_a_thread(lite0, pictures):
+    "The collector may close them while a thread starts, which keeps every other thread from ending: waiting would hang."
+    batches, go, closed = E._image_batches(lite0, pictures, [], 2), threading.Event(), threading.Event()
+    closer = threading.Thread(target=lambda: (go.wait(), batches.close(), closed.set()))
+    next(batches), closer.start()
+    with threading._active_limbo_lock:
+        go.set()
+        assert closed.wait(10)
+    closer.join()
 
 
 @pytest.mark.parametrize("kw", [dict(pooling="sum"), dict(precision="fp16"), dict(on_error="ignore"), dict(max_length=0),

@@ -240,12 +240,15 @@ def _load_image(backbone, item):
 # %% ../nbs/2_techniques/01_embedding.ipynb #fd7c8a88
 def _image_batches(backbone, items, bad, most):
     "(positions, inputs) of each batch of images; adds the unreadable ones to `bad`."
-    with ThreadPoolExecutor(settings.threads) as pool:
+    pool = ThreadPoolExecutor(settings.threads)
+    try:
         for batch in plan_batches([1] * len(items), most):
             loaded = list(pool.map(lambda i: _load_image(backbone, items[i]), batch))
             bad += [(int(i), x) for i, x in zip(batch, loaded) if isinstance(x, str)]
             pairs = [(int(i), x) for i, x in zip(batch, loaded) if not isinstance(x, str)]
             yield [i for i, _ in pairs], torch.stack([x for _, x in pairs]) if pairs else None
+    finally:  # never wait here: broken off, this runs when the collector comes by, perhaps while a thread starts or ends
+        pool.shutdown(wait=False)
 
 
 def _on(device, dtype, inputs):
