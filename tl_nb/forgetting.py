@@ -129,9 +129,8 @@ def retention(before,  # the network before the new task: a `Classifier` or a le
     Columns: old, new, change, low, high; the interval is paired over the items of `old`, for these very networks.
     """
     before = _classifier(before, "before")
-    was, rows = _right(before, old, "old"), {}
-    knows = before.classes == getattr(new, "classes", None)
-    rows["before"] = dict(old=was.mean(), new=_right(before, new, "new").mean() if knows else np.nan)
+    was, knows = _right(before, old, "old"), before.classes == getattr(new, "classes", None)
+    rows = {"before": dict(old=was.mean(), new=_right(before, new, "new").mean() if knows else np.nan)}
     for name, model in recipes.items():
         now = _right(old_task(before, model), old, "old")
         c = compare(now, was, (name, "before"), level).difference
@@ -140,26 +139,30 @@ def retention(before,  # the network before the new task: a `Classifier` or a le
     return pd.DataFrame(rows).T.rename_axis("recipe")
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #d0f3f1a1
+def _by_seed(rows, baseline):
+    "The scores as a table of seeds times (task, recipe), complete."
+    if lacks := {"recipe", "seed", "old", "new"} - set(rows): raise ForgettingError(f"rows have no column {min(lacks)!r}.")
+    if rows.duplicated(["recipe", "seed"]).any(): raise ForgettingError("A recipe has the same seed twice.")
+    wide = rows.pivot(index="seed", columns="recipe", values=["old", "new"]).astype(float)
+    if baseline not in wide["old"]: raise ForgettingError(f"baseline = {baseline!r} is none of {list(wide['old'])}.")
+    if not wide.isna().any(axis=None): return wide
+    raise ForgettingError(f"{wide.isna().any().idxmax()[1]} lacks a score that the others have: run every recipe on the same "
+                          "seeds.")
+
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #b651f34c
 def retention_table(rows: pd.DataFrame,  # columns recipe, seed, old, new: one row a run
                     baseline: str,  # the recipe that the others are compared with
                     level: float = 0.95) -> pd.DataFrame:
     """Mean scores of both tasks over the seeds, and their changes against a baseline, paired by seed, with intervals.
 
-    Columns, for old and new: the mean, and of the change its mean, `_low` and `_high`. Raises `ForgettingError` for
-    recipes that do not have the same seeds.
+    Columns, for old and for new: the mean score; of the change its mean (_change), _low and _high.
     """
-    if lacks := {"recipe", "seed", "old", "new"} - set(rows): raise ForgettingError(f"rows have no column {min(lacks)!r}.")
-    wide = rows.pivot(index="seed", columns="recipe", values=["old", "new"])
-    if baseline not in wide["old"]: raise ForgettingError(f"baseline = {baseline!r} is none of {list(wide['old'])}.")
-    if wide.isna().any(axis=None):
-        raise ForgettingError(f"{wide['old'].isna().any().idxmax()} has not the seeds of the others: run every recipe on "
-                              "the same seeds.")
-    found = {}
+    wide, found = _by_seed(rows, baseline), {}
     for recipe in rows.recipe.unique():
         found[recipe] = {}
         for task in ("old", "new"):
-            score, base = wide[task][recipe].to_numpy(), wide[task][baseline].to_numpy()
-            c = compare(score, base, (recipe, baseline), level).difference
+            score = wide[task][recipe]
+            c = compare(score, wide[task][baseline], (recipe, baseline), level).difference
             found[recipe] |= {task: score.mean(), f"{task}_change": c.mean, f"{task}_low": c.low, f"{task}_high": c.high}
     return pd.DataFrame(found).T.rename_axis("recipe")
 
@@ -185,17 +188,21 @@ class GradualUnfreeze(Remedy):
         if _number(every, "every") == 0: raise ForgettingError("every = 0 would open all at once: leave the callback out.")
         self.every, self.theirs = float(every), []
 
-    def before_fit(self):
-        super().before_fit()
-        self.after_fit()  # a training that was broken off may have left stages closed
-        self.theirs, self.n = [(s, _openness(s)) for s in self.model.stages if not is_frozen(s)], None
-
     def before_batch(self):
         if self.training: self._open(1 + int(self.learn.train_iter / (self.n_iter * self.every) + 1e-9))
 
-    def after_fit(self):
-        for stage, state in self.theirs: _reopen(stage, state)
-        self.theirs = []
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #ef67cfa6
+@patch
+def before_fit(self: GradualUnfreeze):
+    self._check()
+    self.after_fit()  # a training that was broken off may have left stages closed
+    self.theirs, self.n = [(s, _openness(s)) for s in self.model.stages if not is_frozen(s)], None
+
+
+@patch
+def after_fit(self: GradualUnfreeze):
+    for stage, state in self.theirs: _reopen(stage, state)
+    self.theirs = []
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #b5cada77
 @patch
@@ -233,14 +240,16 @@ class Reservoir:
     @property
     def items(self): return [item for held in self.kept.values() for *_, item in held]
 
-    def add(self, item, label=None):
-        "Show it an item: it stays, in the place of another, or is let go."
-        key, self.shown = label if self.per_class else None, self.shown + 1
-        held = self.kept.setdefault(key, [])
-        heapq.heappush(held, (-self.rng.random(), self.shown, item))
-        if sum(map(len, self.kept.values())) <= self.size: return
-        most = max(self.kept.values(), key=len)
-        heapq.heappop(held if len(held) == len(most) else most)
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #132f7aaf
+@patch
+def add(self: Reservoir, item, label=None):
+    "Show it an item: it stays, in the place of another, or is let go."
+    key, self.shown = label if self.per_class else None, self.shown + 1
+    held = self.kept.setdefault(key, [])
+    heapq.heappush(held, (-self.rng.random(), self.shown, item))
+    if sum(map(len, self.kept.values())) <= self.size: return
+    most = max(self.kept.values(), key=len)
+    heapq.heappop(held if len(held) == len(most) else most)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #1740095e
 def remembered(data: Dataset, size: int, per_class: bool = False, seed: int = 0) -> Dataset:
@@ -286,15 +295,17 @@ class Replay(Remedy):
         self.rng, self.queue = np.random.default_rng(seed), []
 
     def before_fit(self):
-        super().before_fit()
+        self._check()
         self.network = old_task(self.old, self.model)
 
-    def after_loss(self):
-        if not self.training: return
-        drawn = self.kept[self._draw()]
-        inputs = to_device(_inputs(self.model.backbone, drawn.items), self.pred.device)
-        loss = self.loss_func(self.network(inputs), torch.as_tensor(drawn.labels, device=self.pred.device))
-        self.learn.loss_grad = self.learn.loss_grad + self.weight * loss
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #ebe81e83
+@patch
+def after_loss(self: Replay):
+    if not self.training: return
+    drawn = self.kept[self._draw()]
+    inputs = to_device(_inputs(self.model.backbone, drawn.items), self.pred.device)
+    loss = self.loss_func(self.network(inputs), torch.as_tensor(drawn.labels, device=self.pred.device))
+    self.learn.loss_grad = self.learn.loss_grad + self.weight * loss
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #4ec42d3e
 @patch
@@ -317,15 +328,17 @@ class LwF(Remedy):
         self.teacher = freeze(copy.deepcopy(self.old, {id(self.old.origin): self.old.origin}).eval())
 
     def before_fit(self):
-        super().before_fit()
+        self._check()
         self.network = old_task(self.old, self.model)
 
-    def after_loss(self):
-        if not self.training: return
-        with torch.no_grad(): said = self.teacher(self.xb[0]) / self.temperature
-        now = (self.pred if self.network is self.model else self.network(self.xb[0])) / self.temperature
-        apart = F.kl_div(now.log_softmax(1), said.log_softmax(1), log_target=True, reduction="batchmean")
-        self.learn.loss_grad = self.learn.loss_grad + self.weight * self.temperature ** 2 * apart
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #238626f8
+@patch
+def after_loss(self: LwF):
+    if not self.training: return
+    with torch.no_grad(): said = self.teacher(self.xb[0]) / self.temperature
+    now = (self.pred if self.network is self.model else self.network(self.xb[0])) / self.temperature
+    apart = F.kl_div(now.log_softmax(1), said.log_softmax(1), log_target=True, reduction="batchmean")
+    self.learn.loss_grad = self.learn.loss_grad + self.weight * self.temperature ** 2 * apart
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #28662dee
 def _shared(old, new):
@@ -339,7 +352,7 @@ def _shared(old, new):
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #33e77316
 class L2SP(Remedy):
-    """Pull the weights back to where they started: weight / 2 × ‖θ - θ₀‖² (Li et al., 2018, equation 3).
+    """Pull the weights back to where they started: weight / 2 × ‖θ - θ₀‖² (Li et al., 2018).
 
     Over the body, and the head where the classes are the same; θ₀ are those of `old`. Added to the gradients.
     """
@@ -349,21 +362,28 @@ class L2SP(Remedy):
         self.old, self.weight = _whole(old, "old"), _number(weight, "weight")
         self.start = {n: p.detach().clone() for n, p in self.old.named_parameters()}
 
-    def before_fit(self):
-        super().before_fit()
-        _whole(self.model, "The learner's network")
-        self.held = _shared(self.old, self.model)
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #ae88d6e6
+@patch
+def before_fit(self: L2SP):
+    self._check()
+    _whole(self.model, "The learner's network")
+    self.held = _shared(self.old, self.model)
 
-    def _pull(self, name, p):
-        if self.room is None or self.room.numel() < p.numel(): self.room = torch.empty(p.numel(), device=p.device)
-        away = torch.sub(p.detach(), self.start[name].to(p.device), out=self.room[:p.numel()].view_as(p))
-        return away if self.importance is None else away.mul_(self.importance[name].to(p.device))
 
-    def before_step(self):
-        for name, p in self.held.items():
-            if not p.requires_grad: continue
-            if p.grad is None: p.grad = torch.zeros_like(p)
-            p.grad.add_(self._pull(name, p), alpha=self.weight)
+@patch
+def before_step(self: L2SP):
+    for name, p in self.held.items():
+        if not p.requires_grad: continue
+        if p.grad is None: p.grad = torch.zeros_like(p)
+        p.grad.add_(self._pull(name, p), alpha=self.weight)
+
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #16a7506a
+@patch
+def _pull(self: L2SP, name, p):
+    "How far a parameter is from its start, each weight times its importance; in room that is used again."
+    if self.room is None or self.room.numel() < p.numel(): self.room = torch.empty(p.numel(), device=p.device)
+    away = torch.sub(p.detach(), self.start[name].to(p.device), out=self.room[:p.numel()].view_as(p))
+    return away if self.importance is None else away.mul_(self.importance[name].to(p.device))
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #7041fc9c
 @patch
@@ -376,23 +396,26 @@ def penalty(self: L2SP) -> float:
 def _fisher_batches(net, data):
     "(inputs, labels or None) of the batches of a Dataset for a `Classifier`, or of an iterable of batches."
     if isinstance(data, Dataset):
-        if data.classes != getattr(net, "classes", None): raise ForgettingError(f"data has the classes {data.classes}, "
-                                                                                "which are not those of the network.")
+        net = _classifier(net, "model")
+        if data.classes != net.classes:
+            raise ForgettingError(f"data has the classes {data.classes}, and the network knows {net.classes}.")
         for at, inputs in _raw(net, data): yield inputs, torch.as_tensor(data.labels[at])
         return
     for batch in data: yield batch if isinstance(batch, (tuple, list)) else (batch, None)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #2e23b950
-def _one_by_one(inputs, labels):
-    "(inputs, label) of each item of a batch, as batches of one."
-    n = len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)
-    for i in range(n):
-        one = {k: v[i:i + 1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[i:i + 1]
-        yield one, None if labels is None else int(labels[i])
+def _one_by_one(batches, device):
+    "(inputs, label or None) of every item of the batches, as a batch of its own."
+    for inputs, labels in batches:
+        inputs = to_device(inputs, device)
+        for i in range(len(next(iter(inputs.values())) if isinstance(inputs, dict) else inputs)):
+            one = {k: v[i:i + 1] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[i:i + 1]
+            yield one, None if labels is None else int(labels[i])
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #8552b33a
 def _add_squares(total, log_p, params, label):
     "Add squared gradients of one item's log-probabilities: of its label, or of every label times its probability."
+    if log_p.ndim != 1 or len(log_p) < 2: raise ForgettingError("The network must put out two logits or more an item.")
     labels = range(len(log_p)) if label is None else [label]
     for c in labels:
         share = 1.0 if label is not None else log_p[c].exp().item()
@@ -418,11 +441,10 @@ def fisher(model,  # a network that puts out logits, a `Classifier`, or a learne
     if not named: raise ForgettingError("Every parameter is frozen, so none has a Fisher information to compute.")
     total, n = [torch.zeros_like(p) for p in named.values()], 0
     with evaluating(net), torch.enable_grad():
-        for inputs, given in _fisher_batches(net, data):
-            if labels == "observed" and given is None: raise ForgettingError("labels = 'observed', and data has none.")
-            for one, label in _one_by_one(to_device(inputs, total[0].device), given):
-                log_p, n = net(one)[0].log_softmax(0), n + 1
-                _add_squares(total, log_p, list(named.values()), label if labels == "observed" else None)
+        for one, label in _one_by_one(_fisher_batches(net, data), total[0].device):
+            if labels == "observed" and label is None: raise ForgettingError("labels = 'observed', and data has none.")
+            n += 1
+            _add_squares(total, net(one)[0].log_softmax(0), list(named.values()), label if labels == "observed" else None)
     if not n: raise ForgettingError("data is empty: a Fisher information is an average over items.")
     return {name: t.div_(n) if reduction == "mean" else t for name, t in zip(named, total)}
 
@@ -437,17 +459,18 @@ class EWC(L2SP):
                  importance: dict | None = None, seed: int = 0):
         super().__init__(old, weight)
         if (data is None) == (importance is None): raise ForgettingError("Give data of the old task, or importance.")
-        if importance is None:
-            opened = self._opened()
-            importance = fisher(opened, remembered(_old_items(self.old, data), size, seed=seed), labels=labels)
+        if importance is None: importance = fisher(self._opened(), remembered(_old_items(self.old, data), size, seed=seed),
+                                                   labels=labels)
         self.importance = importance
 
-    def before_fit(self):
-        super().before_fit()
-        for name, p in self.held.items():
-            if p.requires_grad and (name not in self.importance or self.importance[name].shape != p.shape):
-                raise ForgettingError(f"importance has nothing of the right shape for {name}, which may train: compute it "
-                                      "with fisher(old, data) while no stage is frozen.")
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #1123b7d0
+@patch
+def before_fit(self: EWC):
+    L2SP.before_fit(self)
+    for name, p in self.held.items():
+        if p.requires_grad and (name not in self.importance or self.importance[name].shape != p.shape):
+            raise ForgettingError(f"importance has nothing of the right shape for {name}, which may train: compute it with "
+                                  "fisher(old, data) while no stage is frozen.")
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #1a647468
 @patch
@@ -472,12 +495,15 @@ def wise_ft(before,  # the network before the new task: a `Classifier` or a lear
     before, after, alpha = _whole(before, "before"), _whole(after, "after"), _number(alpha, "alpha", 0, 1)
     _check_same_network(before, after)
     found = copy.deepcopy(after, {id(after.origin): after.origin}).eval()
-    mixed = _shared(before, found)
-    head = {id(b) for m in found.stages[-1].modules.values() for b in m.buffers()} if before.classes != after.classes else set()
-    mixed |= {n: b for n, b in found.named_buffers() if b.is_floating_point() and id(b) not in head}
     start = dict([*before.named_parameters(), *before.named_buffers()])
-    for name, p in mixed.items(): p.copy_(torch.lerp(start[name].to(p), p, alpha))
+    for name, p in (_shared(before, found) | _statistics(before, found)).items(): p.copy_(torch.lerp(start[name].to(p), p, alpha))
     return found
+
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #702a92d9
+def _statistics(old, new):
+    "{name: buffer of `new`} of what the two tasks share and has fractions, such as running means."
+    head = [b for m in new.stages[-1].modules.values() for b in m.buffers()] if old.classes != new.classes else []
+    return {n: b for n, b in new.named_buffers() if b.is_floating_point() and not any(b is h for h in head)}
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #53616773
 def alpha_sweep(before, after,  # as for `wise_ft`
