@@ -853,7 +853,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'tl_nb.forgetting.LwF.before_fit': ( '3_practice/not_forgetting.html#lwf.before_fit',
                                                                        'tl_nb/forgetting.py'),
                                   'tl_nb.forgetting.Remedy': ('3_practice/not_forgetting.html#remedy', 'tl_nb/forgetting.py'),
-                                  'tl_nb.forgetting.Remedy._check': ('3_practice/not_forgetting.html#remedy._check', 'tl_nb/forgetting.py'),
                                   'tl_nb.forgetting.Remedy.before_fit': ( '3_practice/not_forgetting.html#remedy.before_fit',
                                                                           'tl_nb/forgetting.py'),
                                   'tl_nb.forgetting.Replay': ('3_practice/not_forgetting.html#replay', 'tl_nb/forgetting.py'),

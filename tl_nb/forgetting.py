@@ -108,7 +108,7 @@ def old_task(before,  # the network as it was before the new task: a `Classifier
     found._find_stages()
     found.bf16, found.backbone.max_length = after.bf16, after.backbone.max_length
     freeze(found.stages[-1])
-    return found
+    return found.to(next(after.parameters()).device)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #56328ffe
 def _right(model, data, name):
@@ -172,11 +172,9 @@ class Remedy(Callback):
     order = GradientClip.order - 0.5  # what it adds to gradients is clipped with them
     old = None  # the network before the new task
 
-    def _check(self):
-        if not isinstance(self.learn, TransferLearner): _classifier(self.learn, "The learner")
+    def before_fit(self):
+        _classifier(self.learn, "The learner")
         if self.old is not None: _check_same_network(self.old, self.model)
-
-    def before_fit(self): self._check()
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #4ddefd05
 class GradualUnfreeze(Remedy):
@@ -194,7 +192,7 @@ class GradualUnfreeze(Remedy):
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #ef67cfa6
 @patch
 def before_fit(self: GradualUnfreeze):
-    self._check()
+    Remedy.before_fit(self)
     self.after_fit()  # a training that was broken off may have left stages closed
     self.theirs, self.n = [(s, _openness(s)) for s in self.model.stages if not is_frozen(s)], None
 
@@ -295,7 +293,7 @@ class Replay(Remedy):
         self.rng, self.queue = np.random.default_rng(seed), []
 
     def before_fit(self):
-        self._check()
+        super().before_fit()
         self.network = old_task(self.old, self.model)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #ebe81e83
@@ -328,8 +326,8 @@ class LwF(Remedy):
         self.teacher = freeze(copy.deepcopy(self.old, {id(self.old.origin): self.old.origin}).eval())
 
     def before_fit(self):
-        self._check()
-        self.network = old_task(self.old, self.model)
+        super().before_fit()
+        self.network, self.teacher = old_task(self.old, self.model), self.teacher.to(next(self.model.parameters()).device)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #238626f8
 @patch
@@ -365,9 +363,10 @@ class L2SP(Remedy):
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #ae88d6e6
 @patch
 def before_fit(self: L2SP):
-    self._check()
+    Remedy.before_fit(self)
     _whole(self.model, "The learner's network")
     self.held = _shared(self.old, self.model)
+    self.start |= {name: self.start[name].to(p.device) for name, p in self.held.items()}
 
 
 @patch
@@ -382,15 +381,15 @@ def before_step(self: L2SP):
 def _pull(self: L2SP, name, p):
     "How far a parameter is from its start, each weight times its importance; in room that is used again."
     if self.room is None or self.room.numel() < p.numel(): self.room = torch.empty(p.numel(), device=p.device)
-    away = torch.sub(p.detach(), self.start[name].to(p.device), out=self.room[:p.numel()].view_as(p))
-    return away if self.importance is None else away.mul_(self.importance[name].to(p.device))
+    away = torch.sub(p.detach(), self.start[name], out=self.room[:p.numel()].view_as(p))
+    return away if self.importance is None else away.mul_(self.importance[name])
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #7041fc9c
 @patch
 def penalty(self: L2SP) -> float:
     "What the weights of the network in training pay now: half the weight times the (weighted) squared distance."
-    far = lambda name, p: (self._pull(name, p) * (p.detach() - self.start[name].to(p.device))).sum().item()
-    return self.weight / 2 * sum(far(name, p) for name, p in self.held.items())
+    far = lambda name, p: (self._pull(name, p) * (p.detach() - self.start[name])).sum().item()
+    return self.weight / 2 * sum(far(name, p) for name, p in self.held.items() if p.requires_grad)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #ca04b273
 def _fisher_batches(net, data):
@@ -471,6 +470,7 @@ def before_fit(self: EWC):
         if p.requires_grad and (name not in self.importance or self.importance[name].shape != p.shape):
             raise ForgettingError(f"importance has nothing of the right shape for {name}, which may train: compute it with "
                                   "fisher(old, data) while no stage is frozen.")
+    self.importance = self.importance | {n: self.importance[n].to(p.device) for n, p in self.held.items() if n in self.importance}
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #1a647468
 @patch
