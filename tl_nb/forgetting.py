@@ -77,7 +77,7 @@ def next_learner(old,  # the trained network: a `Classifier`, or a learner
     return learn
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #7722358b
-def _plan(model): return [(s.name, list(s.modules), list(s.loose)) for s in model.stages[:-1]]
+def _plan(model): return type(model.backbone.model), [(s.name, list(s.modules), list(s.loose)) for s in model.stages[:-1]]
 
 
 def _check_same_network(before, after):
