@@ -14,10 +14,11 @@ import os
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ from .finetune import TransferLearner, _OwnStream, _image_loader, _regression, _
 from .prefix import PrefixCache
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
-from .stages import Stage, evaluating, freeze, is_frozen, unfreeze
+from .stages import Stage, evaluating, freeze, is_frozen, unfreeze, _StayInEval
 from .transferability import logme
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #deb15ee6
@@ -59,22 +60,22 @@ def _stages(what):
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2e1ed62e
 def freeze_to(what,  # a learner of `text_learner` or `image_learner`, a `Classifier`, a `Backbone`, or a Learner of fastai
-              n: int):  # how many stages to freeze; negative: counted from the end, so that -1 leaves the last to train
+              n: int):  # how many stages to freeze, from none to all; negative: counted from the end, -1 leaves the last to train
     "Freeze the stages before number `n` and open the others. Returns `what`. Raises for a number out of range."
     if not hasattr(what, "freeze_to"): raise FreezeError(f"{type(what).__name__} has no stages: build it by text_learner, "
                                                          "image_learner, Classifier or load_backbone.")
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)): raise FreezeError(f"n = {n!r}: a whole number is needed.")
-    if n != len(_stages(what)) or not hasattr(what, "stages"): what.freeze_to(int(n))
-    else:
+    if n == len(getattr(what, "stages", ())):
         for stage in what.stages: freeze(stage)
+    else: what.freeze_to(int(n))
     return what
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ca965bdd
 def _row(stage):
     "What of a stage can change."
     modules = [m for top in stage.modules.values() for m in top.modules()]
-    held = {is_frozen(m) for m in modules if not any(True for _ in m.children())} or {False}
-    mode = "mixed" if len(held) > 1 else "eval" if held == {True} else "train"
+    held = {isinstance(m.__dict__.get("train"), _StayInEval) for m in modules}
+    mode = "mixed" if len(held) > 1 else "eval" if True in held else "train"
     n, open_ = stage.n_parameters, sum(p.numel() for p in stage.parameters() if p.requires_grad)
     return {"stage": stage.name, "parameters": n, "trainable": open_,
             "buffers": sum(b.numel() for m in modules for b in m.buffers(recurse=False)), "mode": mode}
@@ -134,7 +135,7 @@ def train_only(what,  # as for `freeze_to`
     every = _stages(what)
     names = [s.name for s in every]
     at = {names.index(s) if s in names else s for s in stages} | {len(every) - 1}
-    if wrong := [s for s in at if not isinstance(s, int) or not -len(every) <= s < len(every)]:
+    if wrong := [s for s in at if type(s) is not int or not -len(every) <= s < len(every)]:
         raise FreezeError(f"no stage {wrong[0]!r}: there are {', '.join(names)}.")
     at = {s % len(every) for s in at}
     freeze_to(what, min(at))
@@ -185,11 +186,11 @@ def _memory(model, kept):
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #c1cf1afc
 @contextmanager
 def _as_given(learner):
-    "Inside: the weights as they are now, as a copy. Afterwards weights and freezing are again what they were."
+    "Afterwards weights and freezing are again what they were."
     model = learner.model
-    weights = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    weights = copy.deepcopy(model.state_dict())
     held, open_ = [is_frozen(s) for s in model.stages], [p.requires_grad for p in model.parameters()]
-    try: yield weights
+    try: yield
     finally:
         model.load_state_dict(weights)
         for stage, was in zip(model.stages, held): (freeze if was else unfreeze)(stage)
@@ -237,8 +238,8 @@ def _contents(loader, kind):
 def _identity(learner, plan, seed):
     "A name for all that decides the figures of a seed: network, data, recipe."
     kind, parts = learner.backbone.kind, [learner.train_data] + [plan.test] * (plan.test is not None)
-    about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, learner.lr, learner.wd, learner.dls.train.bs,
-             learner.backbone.max_length, learner.backbone.processor, torch.__version__)
+    about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, plan.views, learner.lr, learner.wd,
+             learner.dls.train.bs, learner.backbone.max_length, torch.__version__)
     found = hashlib.sha256(repr(about).encode())
     for name, t in learner.model.state_dict().items(): found.update(name.encode() + _bytes(t))
     for part in parts:
@@ -247,10 +248,11 @@ def _identity(learner, plan, seed):
     return found.hexdigest()[:24]
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ac4b326d
-def _loader(learner, data):
-    "The batches of a data set, as the learner's validation part has them."
-    if learner.backbone.kind == "text": return _text_loader(learner.backbone, data, learner.dls.valid.bs, False, learner.backbone.max_length)
-    return _image_loader(learner.backbone, data, learner.dls.valid.bs, False, None)
+def _loader(learner, data, shuffle=False):
+    "The batches of a data set, without augmentation."
+    backbone, bs = learner.backbone, learner.dls.train.bs
+    if backbone.kind == "text": return _text_loader(backbone, data, bs, shuffle, backbone.max_length)
+    return _image_loader(backbone, data, bs, shuffle, None)
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ee4b21f2
 def _on_test(learner, data):
@@ -260,42 +262,32 @@ def _on_test(learner, data):
     return other
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d453663b
-def _whole(learner):
-    "A learner of the same network and data that is as new."
-    new = TransferLearner(learner.dls, learner.model, lr=learner.lr, splitter=learner.splitter, loss_func=learner.loss_func, wd=learner.wd,
+def _whole(learner, plain):
+    "A learner of the same network and data that is as new; `plain`: without augmentation, as one stored view is."
+    dls = DataLoaders(_loader(learner, learner.train_data, True), learner.dls.valid, device=learner.dls.device) if plain else learner.dls
+    new = TransferLearner(dls, learner.model, lr=learner.lr, splitter=learner.splitter, loss_func=learner.loss_func, wd=learner.wd,
                           opt_func=learner.opt_func, metrics=learner.metrics, path=learner.path, train_bn=False, cbs=[GradientClip(1.0)])
     new.train_data = learner.train_data
     return new
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ee88e309
-@dataclass
-class _Plan:
-    "What a sweep does for a seed, and how."
-    depths: list
-    test: object
-    epochs: int
-    lr: object
-    start: str
-    single: bool
-    precision: str
-
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #a5b8451b
 class _Prefixes:
     "Activations of train, validation and test before each cut: one pass, shared by all depths."
     def __init__(self, learner, plan):
         start, self.source, self.data, self.last = time.perf_counter(), learner, plan.test, len(learner.stages) - 1
         cuts = sorted({min(d, self.last) for d in plan.depths if d} | {self.last})
-        self.main = PrefixCache(learner, cuts, plan.precision)
-        self.test = None if plan.test is None else PrefixCache(_on_test(learner, plan.test), cuts, plan.precision)
+        cache = partial(PrefixCache, cuts=cuts, precision=plan.precision, store=plan.store, progress=plan.progress)
+        self.main, self.plain = cache(learner, views=plan.views), plan.views == 1
+        self.test = None if plan.test is None else cache(_on_test(learner, plan.test))
         if plan.start == "probe":
             near = self.learner(self.last)
             _put_head(learner.model, *_before_head(learner.model, near.model, near.dls.train))
-        self.weights = {k: v.detach().clone() for k, v in learner.model.state_dict().items()}
+        self.weights = copy.deepcopy(learner.model.state_dict())
         self.seconds = time.perf_counter() - start
 
     def learner(self, depth, cache=None):
         "A new learner on what is stored before a depth; without frozen stages, on raw items."
-        return (cache or self.main).learner(min(depth, self.last)) if depth else _whole(self.source)
+        return (cache or self.main).learner(min(depth, self.last)) if depth else _whole(self.source, self.plain)
 
     def on_test(self, depth):
         "The network from a depth on, and the batches of the test set for it."
@@ -303,20 +295,20 @@ class _Prefixes:
         near = self.learner(depth, self.test)
         return near.model, near.dls.valid
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #afae46e3
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #a5b8451b
 def _one(prefixes, plan, depth, seed):
     "Train behind one depth, from the same weights and random numbers as every other, and judge it."
     model, meter = prefixes.source.model, _Meter()
     model.load_state_dict(prefixes.weights)
     near = prefixes.learner(depth)
     freeze_to(model, depth)
-    if plan.single: _only(model, depth)
+    for stage in model.stages[depth + 1:-1] if plan.single else []: freeze(stage)
     seconds = _train(near, plan, meter, seed) if depth <= prefixes.last else 0.0
     row = {"seconds": seconds, "memory": _memory(model, meter.kept), "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     row |= dict(zip(("valid", "valid_loss"), _score(near.model, near.dls.valid)))
     return row if plan.test is None else row | {"test": _score(*prefixes.on_test(depth))[0]}
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #10b069dd
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #afae46e3
 def _train(near, plan, meter, seed):
     "Train quietly, with random numbers of its own; returns the seconds it took."
     for cb in near.cbs:
@@ -328,11 +320,6 @@ def _train(near, plan, meter, seed):
         with near.no_bar(), near.no_logging(): near.fit_one_cycle(plan.epochs, plan.lr, cbs=[meter])
     finally: meter._done()
     return time.perf_counter() - start
-
-
-def _only(model, depth):
-    "Of the stages behind a cut, let the first and the head train."
-    for stage in model.stages[depth + 1:-1]: freeze(stage)
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #07a0c5c1
 def _missing(learner, plan, seed, journal, bar):
@@ -405,14 +392,19 @@ def recommend(self: Sweep) -> int:
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #40188e83
 def _check_plan(learner, plan):
-    "Raise `FreezeError` for what cannot be swept."
-    last = len(learner.stages) - 1
-    if not isinstance(learner, TransferLearner): raise FreezeError("learner: one of text_learner or image_learner is needed, or a function seed -> learner.")
-    top = last + (plan.start == "probe" and not plan.single)
-    plan.depths = list(range(top, -1, -1)) if plan.depths is None else plan.depths
+    "Fill in the depths; raise `FreezeError` for what cannot be swept."
+    if not isinstance(learner, TransferLearner):
+        raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed, or a function seed -> learner.")
+    if learner.model.method: raise FreezeError(f"The learner has {learner.model.method}, and a sweep trains whole stages. Build it without method=.")
+    if plan.start not in ("probe", "given"): raise FreezeError(f"start = {plan.start!r}: 'probe' or 'given'.")
+    if not isinstance(plan.epochs, int) or plan.epochs < 1: raise FreezeError(f"epochs = {plan.epochs}: at least one is needed.")
+    top = len(learner.stages) - (plan.single or plan.start == "given")
+    plan.depths = list(range(top, -1, -1)) if plan.depths is None else list(plan.depths)
     if wrong := [d for d in plan.depths if not isinstance(d, (int, np.integer)) or not 0 <= d <= top]:
-        raise FreezeError(f"depths: {wrong[0]!r} is not among the numbers of frozen stages, 0 to {top}.")
-    if learner.model.method: raise FreezeError(f"The learner has {learner.model.method}: a sweep trains whole stages. Build it without method=.")
+        raise FreezeError(f"depths: {wrong[0]!r} is not among 0 to {top}, numbers of {'the stage' if plan.single else 'frozen stages'}.")
+    if len(set(plan.depths)) < max(len(plan.depths), 1): raise FreezeError("depths: one is given twice, or none: give at least one, each once.")
+    if plan.test is not None and (not isinstance(plan.test, Dataset) or plan.test.classes != learner.train_data.classes or not len(plan.test)):
+        raise FreezeError("test: a Dataset with the classes of the training part is needed, and not an empty one.")
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ab89c773
 def freeze_sweep(learner,  # a TransferLearner, which all seeds share; or a function seed -> TransferLearner
@@ -423,25 +415,25 @@ def freeze_sweep(learner,  # a TransferLearner, which all seeds share; or a func
                  start: str = "probe",  # the head first by logistic regression; 'given': as it is
                  single: bool = False,  # train one stage at a time, and the head, instead of all behind the cut
                  precision: str = "fp32",  # of stored activations: 'fp32', 'fp16' or 'bf16'
+                 views: int = 1,  # augmented views of a training image, as for `PrefixCache`
+                 store=None,  # a `FeatureStore` for the activations; None takes that of `PrefixCache`
                  folder=None,  # of the journals; None takes the cache
                  progress: bool | None = None,  # False hides the bar
                  ) -> Sweep:
     "DOC"
     from tqdm import tqdm
 
-    make, tests = (f if callable(f) and not isinstance(f, Learner) else partial(_same, f) for f in (learner, test))
+    make, tests = (f if callable(f) and not isinstance(f, (Learner, nn.Module)) else lambda seed, f=f: f for f in (learner, test))
     seeds, rows, folder = seed_list(seeds), [], Path(folder or settings.cache / "sweeps")
+    how = dict(epochs=epochs, lr=lr, start=start, single=single, precision=precision, views=views, store=store, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(desc="sweep", unit="training", delay=2, leave=False, disable=progress is False) as bar:
         for seed in seeds:
-            now, plan = make(seed), _Plan(depths, tests(seed), epochs, lr, start, single, precision)
+            now, plan = make(seed), SimpleNamespace(**how, depths=depths, test=tests(seed))
             _check_plan(now, plan)
             bar.total = len(seeds) * len(plan.depths)
             rows += _missing(now, plan, seed, folder / f"{_identity(now, plan, seed)}.jsonl", bar)
     return Sweep(pd.DataFrame(rows), [s.name for s in now.stages], single)
-
-
-def _same(value, seed): return value
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ab064dbb
 @patch
@@ -480,7 +472,7 @@ def _gradient_norms(learner, batches, seed):
     size = lambda tensors: torch.stack([t.norm() for t in tensors]).norm().item()
     seed_everything(seed)
     with evaluating(net):
-        for _, (inputs, y) in zip(range(batches), learner.dls.train):
+        for _, (inputs, y) in zip(range(batches), _loader(learner, learner.train_data, True)):
             net.zero_grad()
             nn.functional.cross_entropy(net(inputs), y).backward()
             norms.append([size(p.grad for p in s.parameters() if p.grad is not None) / size(s.parameters()) for s in net.stages])
@@ -514,6 +506,7 @@ def agreement(self: Relevance, sweep: Sweep, value: str = "valid") -> pd.DataFra
     "AGREE"
     from scipy.stats import spearmanr
 
+    if list(self.table.index) != sweep.stages: raise FreezeError("The sweep is of a network with other stages than these scores.")
     mean, rows = sweep.rows.groupby("depth")[value].mean(), {}
     for name, scores in self.table.items():
         shift = 1 if name != "gradient" and not sweep.single else 0  # features of the last frozen stage; else the first that trains
