@@ -31,6 +31,7 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastai.torch_core import to_device
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d1b4464a
 from .embedding import _digest, embed_stages
@@ -97,27 +98,18 @@ class Frozen:
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #bb010299
 @patch
-def _said(self: Frozen):
-    "The first line, and the cells of the table, as texts."
-    share = self.trainable / max(self.parameters, 1)
-    cells = [[str(i), *(f"{v:,}" if isinstance(v, int) else v for v in r.values())] for i, r in enumerate(self.rows)]
-    return f"{self.trainable:,} of {self.parameters:,} parameters can change ({share:.1%})", [["", *self.rows[0]], *cells]
+def _line(self: Frozen): return f"{self.name}: {self.trainable:,} of {self.parameters:,} parameters can change ({self.trainable / max(self.parameters, 1):.1%})"
+
+
+_COMMAS = {c: "{:,}".format for c in ("parameters", "trainable", "buffers")}
 
 
 @patch
-def __repr__(self: Frozen):
-    line, rows = self._said()
-    wide = [max(len(r[i]) for r in rows) for i in range(6)]
-    put = lambda i, c: c.ljust(wide[i]) if i in (1, 5) else c.rjust(wide[i])
-    return "\n".join([f"{self.name}: {line}", *("  ".join(put(i, c) for i, c in enumerate(r)).rstrip() for r in rows)])
+def __repr__(self: Frozen): return f"{self._line()}\n{self.table().to_string(formatters=_COMMAS)}"
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #68eb7f66
+
 @patch
-def _repr_html_(self: Frozen):
-    line, (head, *rows) = self._said()
-    cell = lambda tag, i, c: f"<{tag} style='text-align:{'left' if i in (1, 5) else 'right'}'>{escape(c)}</{tag}>"
-    lines = ["".join(cell(tag, i, c) for i, c in enumerate(r)) for tag, r in [("th", head), *(("td", r) for r in rows)]]
-    return f"<p><b>{escape(self.name)}</b>: {line}</p><table>{''.join(f'<tr>{l}</tr>' for l in lines)}</table>"
+def _repr_html_(self: Frozen): return f"<p>{escape(self._line())}</p>{self.table().to_html(formatters=_COMMAS, border=0)}"
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #7951e304
 def frozen(what,  # as for `freeze_to`, or any network
@@ -159,8 +151,6 @@ class _Meter(Callback):
         self.hooks.__enter__()
 
     def after_batch(self): self._done()
-
-    def after_fit(self): self._done()
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #4be9f131
 @patch
@@ -206,16 +196,16 @@ def _put_head(model, X, y):
             own.copy_(torch.as_tensor(np.concatenate([-found, found]) / 2 if two else found))
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #b40f65ad
-def _before_head(model, net, loader):
-    "What enters the last layer, and the labels, of all batches of a loader, in evaluation mode."
-    rows, labels = [], []
+def _before_head(model, net, cache, cut):
+    "What enters the last layer for the training items, in their order, and their labels; in evaluation mode."
+    rows, labels = [], np.array(cache.labels[0])
     handle = model.last_layer.register_forward_pre_hook(lambda m, args: rows.append(args[0].float().cpu()))
     try:
         with evaluating(net), torch.no_grad():
-            loader.rng = random.Random(0)
-            for inputs, y in loader: net(inputs), labels.append(y.cpu())
+            for at in np.array_split(np.arange(len(labels)), -(-len(labels) // 64)):
+                net(to_device(cache._take(cut, 0, at), next(model.parameters()).device))
     finally: handle.remove()
-    return torch.cat(rows).numpy(), torch.cat(labels).numpy()
+    return torch.cat(rows).numpy(), labels
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #5b39d510
 def _score(net, loader):
@@ -280,8 +270,7 @@ class _Prefixes:
         self.main, self.plain = cache(learner, views=plan.views), plan.views == 1
         self.test = None if plan.test is None else cache(_on_test(learner, plan.test))
         if plan.start == "probe":
-            near = self.learner(self.last)
-            _put_head(learner.model, *_before_head(learner.model, near.model, near.dls.train))
+            _put_head(learner.model, *_before_head(learner.model, self.learner(self.last).model, self.main, self.last))
         self.weights = copy.deepcopy(learner.model.state_dict())
         self.seconds = time.perf_counter() - start
 
