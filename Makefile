@@ -38,14 +38,7 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
 bench: $(VENV)/.bench $(VENV)-adapt/.made prefetch ## side by side with peers: medians of interleaved runs, as ratios
-	@$(BIN)/python -m benchmarks.import_time
-	@$(BIN)/python -m benchmarks.embed
-	@$(BIN)/python -m benchmarks.store
-	@$(BIN)/python -m benchmarks.head
-	@$(BIN)/python -m benchmarks.finetune
-	@$(BIN)/python -m benchmarks.coral
-	@$(BIN)/python -m benchmarks.mmd
-	@$(BIN)/python -m benchmarks.logme
+	@$(BIN)/python -m benchmarks
 
 docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
 	@$(BIN)/python tools/docs.py

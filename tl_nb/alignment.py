@@ -98,14 +98,12 @@ class MeanVarianceAlign(OneToOneFeatureMixin, _Alignment):
 # %% ../nbs/2_techniques/06_alignment.ipynb #4f02a99b
 def _axes(X):
     "Variances (k,) and directions (d, k) of centred rows, largest first, without those that are zero. No d × d matrix where d >= n."
-    from scipy.linalg import eigh, svd
-
     n, d = X.shape
-    if n > d:
-        power, axes = eigh(X.T @ X / (n - 1), driver="evd", overwrite_a=True, check_finite=False)
+    if n > d:  # by NumPy, as the products around it: SciPy has threads of its own, and two sets of threads are in each other's way
+        power, axes = np.linalg.eigh(X.T @ X / (n - 1))
         power, axes, least = power[::-1], axes[:, ::-1], d * np.finfo(float).eps
     else:
-        _, s, rows = svd(X, full_matrices=False, check_finite=False)
+        _, s, rows = np.linalg.svd(X, full_matrices=False)
         power, axes, least = s ** 2 / (n - 1), rows.T, (d * np.finfo(float).eps) ** 2
     keep = power > least * power.max(initial=0)
     return (power, axes) if keep.all() else (power[keep], axes[:, keep])
