@@ -373,15 +373,19 @@ def test_the_prefix_cache_is_at_hand(): assert PrefixCache is __import__("tl_nb.
 
 # ---- the exercise
 
-def sweep_price(blocks, epochs, depths): return (max(depths) + 3 * epochs * sum(blocks - d for d in depths)) / (3 * epochs * blocks)
+def judged(valid, test, choose=None):
+    depth, of = valid.mean(0).argmax() if choose is None else choose(valid, test), test.mean(0)
+    return valid.mean(0)[depth] - of[depth], of.max() - of[depth]
 
 
 @pytest.mark.parametrize("wrong, hint", [
-    (lambda b, e, d: sweep_price(b, e, d) + (e * sum(d) - max(d)) / (3 * e * b), "in every epoch"),
-    (lambda b, e, d: sweep_price(b, e, d) * 3 * e * b, "Divide"), (lambda b, e, d: sweep_price(b, e, d) - max(d) / (3 * e * b), "not free"),
-    (lambda b, e, d: (max(d) + e * sum(b - x for x in d)) / (e * b), "backward"), (lambda b, e, d: sweep_price(b, e, d) + (b - max(d)) / (3 * e * b), "ends there"),
-    (lambda b, e, d: 1.0, "you say 1.000")])
-def test_the_price_of_a_sweep_is_told_from_its_slips(wrong, hint):
-    from tl_nb.exercises_methods import check_sweep_price
-    assert check_sweep_price(sweep_price).passed
-    assert check_sweep_price(wrong).passed is False and hint in check_sweep_price(wrong).message
+    (lambda v, t: judged(v, t, lambda v, t: t.mean(0).argmax()), "by its test accuracy"), (lambda v, t: judged(v, t, lambda v, t: v[0].argmax()), "first seed"),
+    (lambda v, t: judged(v, t, lambda v, t: v.max(0).argmax()), "single figure"), (lambda v, t: judged(v, t)[::-1], "other order"),
+    (lambda v, t: (judged(v, t)[0], -judged(v, t)[1]), "below zero"), (lambda v, t: (-judged(v, t)[0], judged(v, t)[1]), "Optimism:"),
+    (lambda v, t: (judged(v, t)[0], t.max(1).mean() - t.mean(0)[v.mean(0).argmax()]), "anew for each seed"), (lambda v, t: judged(v, t)[0], "two numbers|could not")])
+def test_regret_is_told_from_its_slips(wrong, hint):
+    import re
+
+    from tl_nb.exercises_methods import check_regret
+    assert check_regret(judged).passed and check_regret(...).passed is None
+    assert check_regret(wrong).passed is False and re.search(hint, check_regret(wrong).message)

@@ -31,13 +31,12 @@ from fastai.callback.core import Callback, CancelValidException
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
-from fastai.torch_core import to_device
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d1b4464a
 from .embedding import _digest, embed_stages
 from .features import _folds, _together
 from .evaluate import COLOURS, _axes, _recall, interval, seed_list
-from .finetune import TransferLearner, _OwnStream, _image_loader, _regression, _text_loader
+from .finetune import TransferLearner, _OwnStream, _image_loader, _text_loader
 from .prefix import PrefixCache
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
@@ -186,27 +185,6 @@ def _as_given(learner):
         for stage, was in zip(model.stages, held): (freeze if was else unfreeze)(stage)
         for p, may in zip(model.parameters(), open_): p.requires_grad_(may)
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #4a617a13
-def _put_head(model, X, y):
-    "Set the last layer to logistic regression on what enters it."
-    with single_threaded(): head = _regression(X, y, None)
-    two = len(model.classes) == 2  # scikit-learn then gives one row: the difference of the two
-    with torch.no_grad():
-        for own, found in (model.last_layer.weight, head.coef_), (model.last_layer.bias, head.intercept_):
-            own.copy_(torch.as_tensor(np.concatenate([-found, found]) / 2 if two else found))
-
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #b40f65ad
-def _before_head(model, net, cache, cut):
-    "What enters the last layer for the training items, in their order, and their labels; in evaluation mode."
-    rows, labels = [], np.array(cache.labels[0])
-    handle = model.last_layer.register_forward_pre_hook(lambda m, args: rows.append(args[0].float().cpu()))
-    try:
-        with evaluating(net), torch.no_grad():
-            for at in np.array_split(np.arange(len(labels)), -(-len(labels) // 64)):
-                net(to_device(cache._take(cut, 0, at), next(model.parameters()).device))
-    finally: handle.remove()
-    return torch.cat(rows).numpy(), labels
-
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #5b39d510
 def _score(net, loader):
     "Accuracy and mean log loss on the batches of a loader."
@@ -269,8 +247,7 @@ class _Prefixes:
         cache = partial(PrefixCache, cuts=cuts, precision=plan.precision, store=plan.store, progress=plan.progress)
         self.main, self.plain = cache(learner, views=plan.views), plan.views == 1
         self.test = None if plan.test is None else cache(_on_test(learner, plan.test))
-        if plan.start == "probe":
-            _put_head(learner.model, *_before_head(learner.model, self.learner(self.last).model, self.main, self.last))
+        if plan.start == "probe": self.learner(self.last).probe()
         self.weights = copy.deepcopy(learner.model.state_dict())
         self.seconds = time.perf_counter() - start
 
@@ -454,10 +431,11 @@ def _probed(X, y, units, seed):
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #1f280c47
 def _gradient_norms(learner, batches, seed):
     "Norm of the loss's gradient over that of the weights, per stage, mean over batches; on a copy, with a probed head."
-    net, norms = copy.deepcopy(learner.model), []
+    net, norms, other = copy.deepcopy(learner.model), [], copy.copy(learner)
     for stage in net.stages: unfreeze(stage)
     net.requires_grad_(True)
-    _put_head(net, net.features(learner.train_data, progress=False), np.asarray(learner.train_data.labels))
+    other.model = net
+    other.probe()
     size = lambda tensors: torch.stack([t.norm() for t in tensors]).norm().item()
     seed_everything(seed)
     with evaluating(net):
