@@ -72,6 +72,8 @@ def test_freeze_to_takes_a_learner_of_fastai():
     freeze_to(learn, -1)
     assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
     assert [r["trainable"] for r in frozen(learn).rows] == [0, 8]
+    freeze_to(learn, 0)
+    assert [r["trainable"] for r in frozen(learn).rows] == [9, 8]
 
 
 @pytest.mark.parametrize("n, error", [(9, ClassifierError), (-5, ClassifierError), (True, FreezeError), (1.0, FreezeError)])
