@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import tl_nb.prefix as P
+from benchmarks import prefix as bench
 from small_models import IMAGE, TEXT, everything, images, small_backbones, texts
 from tl_nb.backbones import load_backbone
 from tl_nb.data import load_data
@@ -93,7 +94,9 @@ def test_logits_and_gradients_are_those_of_the_whole_network_at_every_cut(learne
     labels, start = cache.labels[0][at], everything(net)
     for cut in cache.cuts:
         net.load_state_dict(start, strict=False)  # a step moves the statistics of BatchNorm
-        ours, near = gradients(cache.learner(cut).model, net, cache.inputs(cut, 0, at), labels)
+        suffix = cache.learner(cut).model
+        assert {id(p) for p in suffix.parameters()} == {id(p) for s in net.stages[cut:] for p in s.parameters()}
+        ours, near = gradients(suffix, net, cache.inputs(cut, 0, at), labels)
         theirs, far = gradients(net, net, whole, labels)
         assert (ours - theirs).abs().max() <= 1e-5
         assert near.keys() == far.keys() and not near.keys() & names_before(net, cut) and near
@@ -143,7 +146,7 @@ def test_one_pass_serves_all_cuts_and_ends_behind_the_last(learner, cached):
     cached(learn, [2, 1])
     assert sum(first) == TRIAL + 2, "a second time it is read"
     cached(learn, [1, 2, 3])
-    assert sum(second) == 24 + TRIAL + 4 + 4
+    assert sum(second) == 24 + TRIAL + 4 + 6
     again = PrefixCache(learn, [1, 2], store=cache.store, progress=False)
     assert torch.equal(again.inputs(2, 0, np.arange(16))["stored"], cache.inputs(2, 0, np.arange(16))["stored"])
 
@@ -447,9 +450,20 @@ def test_an_image_that_cannot_be_read_is_named(learner, cached, tmp_path):
 def test_an_architecture_that_hands_on_more_is_refused(learner, cached):
     learn, kept = learner("bert"), []
     first, second = learn.model.net.body.encoder.layer
+    learn.model.net.body.embeddings.register_forward_hook(lambda *a: kept.clear())
     first.attention.register_forward_hook(lambda m, args, out: kept.append(args[0]))
     second.register_forward_pre_hook(lambda m, args: (args[0] + 3 * kept.pop(), *args[1:]) if kept else None)
     with pytest.raises(PrefixError, match="cannot be cut behind block 1.*freeze_to"): cached(learn, 2)
+
+
+# ---- the benchmark
+
+def test_the_ways_of_the_benchmark_train_the_same(backbones, tmp_path):
+    for family, make, data in (("bert", text_learner, texts(48)), ("efficientnet_lite0", image_learner, images(24))):
+        task = bench.task(backbones[family], make, data, 16, 8, bs=8, path=tmp_path, lr=1e-3)
+        assert task.cuts[0] == len(task.new().stages) - 1 and len(task.cuts) == task.blocks // 2 + 1 and task.one - 1 == round(2 * task.blocks / 3)
+        assert bench.stored(task, task.cuts, 1) == bench.uncached(task, task.cuts, 1)
+        assert len(bench.full(task, 1)) == 1
 
 
 # ---- the exercise

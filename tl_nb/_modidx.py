@@ -966,6 +966,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tl_nb.prefix.Suffix.__getattr__': ('2_techniques/prefix_cache.html#suffix.__getattr__', 'tl_nb/prefix.py'),
                               'tl_nb.prefix.Suffix.__init__': ('2_techniques/prefix_cache.html#suffix.__init__', 'tl_nb/prefix.py'),
                               'tl_nb.prefix.Suffix.forward': ('2_techniques/prefix_cache.html#suffix.forward', 'tl_nb/prefix.py'),
+                              'tl_nb.prefix.Suffix.parameters': ('2_techniques/prefix_cache.html#suffix.parameters', 'tl_nb/prefix.py'),
                               'tl_nb.prefix.SuffixLearner': ('2_techniques/prefix_cache.html#suffixlearner', 'tl_nb/prefix.py'),
                               'tl_nb.prefix.SuffixLearner.fit': ('2_techniques/prefix_cache.html#suffixlearner.fit', 'tl_nb/prefix.py'),
                               'tl_nb.prefix.SuffixLearner.freeze_to': ( '2_techniques/prefix_cache.html#suffixlearner.freeze_to',

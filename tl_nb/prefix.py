@@ -99,6 +99,9 @@ class Suffix(nn.Module):
         super().__init__()
         self.classifier, self.place, self.cut = classifier, place, place.number
         self.text, self.blank = classifier.backbone.kind == "text", torch.zeros(1, *shape) if place.blank else None
+        self.behind = [p for stage in classifier.stages[self.cut:] for p in stage.parameters()]
+
+    def parameters(self, recurse=True): return iter(self.behind)
 
     def forward(self, inputs):
         stored, rest = inputs, {} if self.text else inputs
