@@ -1,0 +1,393 @@
+"Freezing: what is frozen stays, a sweep equals the trainings it stands for, and a killed one goes on as if nothing had happened."
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
+from torch import nn
+
+from small_models import everything, images, small_backbones, texts
+from tl_nb import freezing as F
+from tl_nb.backbones import BackboneError, is_frozen
+from tl_nb.classifier import Classifier, ClassifierError
+from tl_nb.finetune import image_learner, text_learner
+from tl_nb.freezing import (FreezeError, PrefixCache, Sweep, freeze_sweep, freeze_to, frozen, layer_relevance, train_only)
+from tl_nb.settings import seed_everything
+from tl_nb.splits import Dataset
+
+FIGURES = ["seed", "depth", "valid", "valid_loss", "test", "memory", "trainable"]
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory): return small_backbones(tmp_path_factory.mktemp("backbones"))
+
+
+def noisy(data, share=0.25, seed=0):
+    "The same items with some labels turned round, so that no depth is perfect."
+    rng, labels = np.random.default_rng(seed), np.array(data.labels)
+    turn = rng.random(len(labels)) < share
+    labels[turn] = (labels[turn] + 1) % len(data.classes)
+    return Dataset(data.items, labels, data.classes, data.kind, splits=data.splits)
+
+
+def learner(backbones, family, seed=1, n=48):
+    if backbones[family].kind == "text": return text_learner(backbones[family], noisy(texts(n)), seed=seed, lr=1e-2, bs=8)
+    return image_learner(backbones[family], noisy(images(n)), seed=seed, lr=1e-2, bs=8)
+
+
+def sweep(learn, folder, **kwargs):
+    return freeze_sweep(learn, **dict(epochs=1, seeds=[3], folder=folder, progress=False) | kwargs)
+
+
+# ---- freezing, and the report of it
+
+@pytest.mark.parametrize("family", ["bert", "efficientnet_lite0"])
+def test_freeze_to_counts_as_fastai_does(backbones, family):
+    learn = learner(backbones, family)
+    n = len(learn.stages)
+    for asked, first in (-1, n - 1), (-n, 0), (0, 0), (2, 2), (n, n):
+        for what in (learn, learn.model):
+            assert freeze_to(what, asked) is what
+            assert [is_frozen(s) for s in learn.stages] == [i < first for i in range(n)]
+    body = freeze_to(backbones[family], 1)
+    assert [is_frozen(s) for s in body.stages] == [True] + [False] * (len(body.stages) - 1)
+    freeze_to(body, 0)
+
+
+def test_freeze_to_takes_a_learner_of_fastai():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    data = [(torch.zeros(2), torch.tensor(0))] * 4
+    learn = Learner(DataLoaders.from_dsets(data, data, bs=2), net, loss_func=nn.CrossEntropyLoss(),
+                    splitter=lambda m: [list(m[0].parameters()), list(m[1].parameters())])
+    freeze_to(learn, -1)
+    assert [p.requires_grad for p in net.parameters()] == [False, False, True, True]
+    assert [r["trainable"] for r in frozen(learn).rows] == [0, 8]
+    freeze_to(learn, 0)
+    assert [r["trainable"] for r in frozen(learn).rows] == [9, 8]
+
+
+@pytest.mark.parametrize("n, error", [(9, ClassifierError), (-5, ClassifierError), (True, FreezeError), (1.0, FreezeError)])
+def test_a_number_out_of_range_is_refused(backbones, n, error):
+    with pytest.raises(error): freeze_to(learner(backbones, "bert"), n)
+
+
+def test_what_has_no_stages_is_refused(backbones):
+    with pytest.raises(FreezeError, match="no stages"): freeze_to(nn.Linear(2, 2), 1)
+    with pytest.raises(FreezeError, match="needed"): frozen("bert")
+    with pytest.raises(FreezeError, match="nothing to report"): frozen(nn.Linear(2, 2))
+    with pytest.raises(BackboneError): freeze_to(backbones["bert"], 12)
+
+
+@pytest.mark.parametrize("family", ["bert", "resnet18"])
+def test_the_report_says_what_training_can_change(backbones, family):
+    learn = freeze_to(learner(backbones, family), 2)
+    report = frozen(learn)
+    assert report.parameters == sum(p.numel() for p in learn.model.parameters())
+    assert report.trainable == learn.model.n_trainable == sum(r["trainable"] for r in report.rows[2:])
+    assert sum(r["buffers"] for r in report.rows) == sum(b.numel() for b in learn.model.buffers())
+    assert [r["mode"] for r in report.rows] == ["eval", "eval"] + ["train"] * (len(report.rows) - 2)
+    learn.model.train()
+    for row, stage in zip(report.rows, learn.stages):  # the mode is the one that a training finds
+        assert {m.training for top in stage.modules.values() for m in top.modules()} == {row["mode"] == "train"}
+    for shown in (repr(report), report._repr_html_(), report.table().to_string()): assert all(r["stage"] in shown for r in report.rows)
+    assert f"{report.trainable:,} of {report.parameters:,}" in repr(report)
+
+
+def test_a_stage_that_is_frozen_in_part_is_called_mixed(backbones):
+    learn = image_learner(backbones["resnet18"], images(), method="bitfit", seed=1)
+    rows = frozen(learn).rows
+    assert {r["mode"] for r in rows[1:-1]} == {"mixed"} and all(0 < r["trainable"] < r["parameters"] for r in rows[1:-1])
+
+
+@pytest.mark.parametrize("family", ["bert", "efficientnet_lite0"])
+def test_train_only_moves_one_stage_and_the_head(backbones, family):
+    learn = learner(backbones, family)
+    assert train_only(learn, "block 2") is learn and train_only(learn, 2) is learn
+    before = everything(learn.model)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, 1e-2)
+    moved = {k for k, v in everything(learn.model).items() if not torch.equal(v, before[k])}
+    open_ = {id(p) for i in (2, -1) for p in learn.stages[i].parameters()}
+    assert {k for k, p in learn.model.named_parameters() if id(p) in open_} == {k for k in moved if k in dict(learn.model.named_parameters())}
+    inside = {id(b) for i in (2, -1) for m in learn.stages[i].modules.values() for b in m.buffers()}
+    assert all(id(b) in inside for k, b in learn.model.named_buffers() if k in moved)
+
+
+def test_train_only_refuses_a_stage_that_is_not_there(backbones):
+    for wrong in ("block 9", 12, 1.5):
+        with pytest.raises(FreezeError, match="there are embeddings"): train_only(learner(backbones, "bert"), wrong)
+
+
+# ---- the sweep
+
+@pytest.mark.parametrize("family", ["bert", "xlnet", "efficientnet_lite0", "resnet18", "vit_tiny_patch16_224"])
+def test_rows_are_those_of_uncached_trainings(backbones, family, tmp_path):
+    kind, lr = backbones[family].kind, 1e-2 if backbones[family].kind == "text" else 1e-3  # batch normalisation amplifies rounding
+    found = sweep(learner(backbones, family), tmp_path, start="given", lr=lr).rows.set_index("depth")
+    valid = noisy(texts(48) if kind == "text" else images(48)).valid
+    for depth in range(len(found)):
+        learn = learner(backbones, family)
+        new = freeze_to(F._whole(learn, True), depth)
+        seed_everything(3)
+        new.dls.train.rng = random.Random(3)
+        with new.no_bar(), new.no_logging(): new.fit_one_cycle(1, lr)
+        P = new.predict_proba(valid, progress=False)
+        assert found.valid_loss[depth] == pytest.approx(-np.log(P[range(len(valid)), valid.labels]).mean(), abs=2e-3), depth
+        assert found.valid[depth] == pytest.approx((P.argmax(1) == valid.labels).mean(), abs=0.07), depth
+
+
+@pytest.mark.parametrize("family", ["roberta", "efficientnet_lite0"])
+def test_the_start_is_the_probe_of_the_learner(backbones, family, tmp_path):
+    learn = learner(backbones, family)
+    row = sweep(learn, tmp_path, depths=[len(learn.stages)], test=learn.train_data).rows.iloc[0]
+    P = learn.probe().predict_proba(learn.train_data, progress=False)
+    assert row.test == pytest.approx((P.argmax(1) == learn.train_data.labels).mean(), abs=1e-6) and row.test > 0.6
+
+
+@pytest.mark.parametrize("family", ["bert", "efficientnet_lite0"])
+def test_the_learner_is_left_as_it_was(backbones, family, tmp_path):
+    learn = freeze_to(learner(backbones, family), 2)
+    before, rows = everything(learn.model), frozen(learn).rows
+    sweep(learn, tmp_path, depths=[0, 1, 3])
+    sweep(learn, tmp_path, depths=[1], single=True)
+    layer_relevance(learn)
+    assert all(torch.equal(before[k], v) for k, v in everything(learn.model).items())
+    assert frozen(learn).rows == rows
+
+
+def test_the_learner_is_left_as_it_was_after_an_error(backbones, tmp_path, monkeypatch):
+    learn = freeze_to(learner(backbones, "bert"), 2)
+    before, rows = everything(learn.model), frozen(learn).rows
+    def breaks(*args): raise KeyboardInterrupt
+    monkeypatch.setattr(F, "_score", breaks)
+    with pytest.raises(KeyboardInterrupt): sweep(learn, tmp_path)
+    assert all(torch.equal(before[k], v) for k, v in everything(learn.model).items()) and frozen(learn).rows == rows
+
+
+def test_all_depths_share_the_start_and_each_its_trainable_part(backbones, tmp_path):
+    found = sweep(learner(backbones, "bert"), tmp_path, test=texts(48).valid)
+    one, two = learner(backbones, "bert"), found.rows.set_index("depth")
+    for depth in range(len(one.stages)): assert two.trainable[depth] == frozen(freeze_to(one, depth)).trainable
+    assert two.trainable[len(one.stages)] == 0 and two.seconds[len(one.stages)] == 0
+    memory = two.memory.sort_index().to_numpy()
+    assert (np.diff(memory) <= 0).all() and memory[-1] < memory[0]
+    some = sweep(one, tmp_path / "other", depths=[2, 0], test=texts(48).valid)
+    pd.testing.assert_frame_equal(some.rows[FIGURES], found.rows[found.rows.depth.isin([0, 2])][FIGURES].reset_index(drop=True))
+
+
+def test_memory_is_what_a_step_holds():
+    net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    x = torch.randn(8, 10)
+    meter = F._Meter()
+    meter.weights, meter.kept = {p.untyped_storage().data_ptr() for p in net.parameters()}, {}
+    with torch.autograd.graph.saved_tensors_hooks(meter._note, lambda t: t): net(x).sum()
+    weights = 4 * (10 * 20 + 20 + 20 * 5 + 5)
+    kept = 4 * (8 * 10 + 8 * 20)  # the input of the first layer; the output of the ReLU, which the second layer keeps too
+    assert F._memory(net, meter.kept) * 2**20 == pytest.approx(4 * weights + kept)
+    net[0].requires_grad_(False)
+    assert F._memory(net, {}) * 2**20 == pytest.approx(weights + 3 * 4 * (20 * 5 + 5))
+
+
+def test_single_trains_one_stage_and_the_head(backbones, tmp_path):
+    learn = learner(backbones, "bert")
+    found = sweep(learn, tmp_path, single=True)
+    assert sorted(found.rows.depth) == list(range(len(learn.stages)))
+    for depth, n in zip(found.rows.depth, found.rows.trainable): assert n == frozen(train_only(learn, depth)).trainable
+    assert "block 1 and head" in repr(found)
+
+
+def test_a_function_of_the_seed_may_draw_its_own_data(backbones, tmp_path):
+    make = lambda seed: text_learner(backbones["bert"], noisy(texts(48, seed=seed), seed=seed), seed=seed, lr=1e-2)
+    both = freeze_sweep(make, [1, 4], test=lambda seed: noisy(texts(48, seed=9 + seed)), seeds=[0, 1], epochs=1, folder=tmp_path, progress=False)
+    ones = [freeze_sweep(make(s), [1, 4], test=noisy(texts(48, seed=9 + s)), seeds=[s], epochs=1, folder=tmp_path / "x", progress=False).rows for s in (0, 1)]
+    pd.testing.assert_frame_equal(both.rows[FIGURES], pd.concat(ones, ignore_index=True)[FIGURES])
+
+
+def test_what_else_is_asked_is_computed_anew(backbones, tmp_path):
+    learn = learner(backbones, "bert")
+    first = sweep(learn, tmp_path, depths=[1])
+    for change in (dict(epochs=2), dict(lr=1e-3), dict(start="given"), dict(seeds=[4]), dict(single=True), dict(precision="fp16")):
+        assert sweep(learn, tmp_path, **dict(depths=[1]) | change).rows.valid_loss[0] != first.rows.valid_loss[0], change
+    with torch.no_grad(): learn.stages[0].parameters()[0].mul_(1.5)
+    assert sweep(learn, tmp_path, depths=[1]).rows.valid_loss[0] != first.rows.valid_loss[0]
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(depths=[9]), "9 is not among"), (dict(depths=[-1]), "-1 is not among"), (dict(depths=[1, 1]), "twice"), (dict(depths=[]), "at least one"),
+    (dict(epochs=0), "epochs = 0"), (dict(start="random"), "start = 'random'"), (dict(test="reviews"), "test:"), (dict(seeds=[]), "at least one run")])
+def test_a_bad_plan_is_refused_before_anything_slow(backbones, change, message, tmp_path, monkeypatch):
+    learn = learner(backbones, "bert")
+    monkeypatch.setattr(F, "_Prefixes", None)
+    with pytest.raises(ValueError, match=message): sweep(learn, tmp_path, **change)
+
+
+def test_a_bad_learner_is_refused(backbones, tmp_path):
+    for wrong in (nn.Linear(2, 2), "minilm-l6", lambda seed: None):
+        with pytest.raises(FreezeError, match="learner"): sweep(wrong, tmp_path)
+    with pytest.raises(FreezeError, match="lora"): sweep(text_learner(backbones["bert"], texts(), method="lora"), tmp_path)
+    other = Dataset(["a cat", "a dog", "a hat"], [0, 1, 2], ["x", "y", "z"], "text")
+    with pytest.raises(FreezeError, match="test"): sweep(learner(backbones, "bert"), tmp_path, test=other)
+
+
+# ---- broken off, and gone on
+
+SCRIPT = """
+import sys, time
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+import numpy as np
+from small_models import texts
+from tl_nb import freezing as F
+from tl_nb.backbones import load_backbone
+from tl_nb.finetune import text_learner
+slow = F._train
+if {slow}: F._train = lambda *args: (time.sleep(0.4), slow(*args))[1]
+learn = text_learner(load_backbone({model!r}), texts(48), seed=1, lr=1e-2)
+found = F.freeze_sweep(learn, test=texts(48).valid, seeds=[3, 4], epochs=1, folder={folder!r}, progress=False)
+found.rows.to_json({out!r}, double_precision=15)
+"""
+
+
+def run(tmp_path, folder, slow=False):
+    from small_models import save_text
+    model = tmp_path / "bert"
+    if not model.exists(): save_text("bert", model)
+    script = SCRIPT.format(tests=str(os.path.dirname(__file__)), slow=slow, model=str(model), folder=str(tmp_path / folder), out=str(tmp_path / f"{folder}.json"))
+    env = os.environ | {"TL_NB_CACHE": str(tmp_path / f"cache-{folder}"), "OMP_NUM_THREADS": "1", "TL_NB_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-W", "ignore", "-c", script], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def finish(tmp_path, folder):
+    process = run(tmp_path, folder)
+    assert process.wait(120) == 0, process.stderr.read()
+    return pd.read_json(tmp_path / f"{folder}.json", precise_float=True)
+
+
+def written(folder): return sum(p.read_bytes().count(b"\n") for p in folder.glob("*.jsonl")) if folder.exists() else 0
+
+
+def test_a_killed_sweep_goes_on_and_gives_the_undisturbed_table(tmp_path):
+    whole = finish(tmp_path, "whole")
+    for stop, how in (2, signal.SIGINT), (7, signal.SIGKILL):  # Ctrl-C in the first seed, kill -9 in the second
+        process = run(tmp_path, "broken", slow=True)
+        while written(tmp_path / "broken") < stop and process.poll() is None: time.sleep(0.02)
+        process.send_signal(how)
+        assert process.wait(60) != 0 and not (tmp_path / "broken.json").exists()
+        assert stop <= written(tmp_path / "broken") < len(whole)
+    lines = {p: p.read_bytes() for p in (tmp_path / "broken").glob("*.jsonl")}
+    resumed = finish(tmp_path, "broken")
+    for path, there in lines.items(): assert path.read_bytes().startswith(there[:there.rfind(b"\n") + 1])  # done once
+    pd.testing.assert_frame_equal(resumed[FIGURES], whole[FIGURES], check_exact=True)
+
+
+def test_a_line_that_was_cut_short_is_dropped(backbones, tmp_path):
+    learn = learner(backbones, "bert")
+    whole = sweep(learn, tmp_path, test=texts(48).valid)
+    journal, = tmp_path.glob("*.jsonl")
+    data = journal.read_bytes()
+    journal.write_bytes(data[:len(data) - 40])
+    pd.testing.assert_frame_equal(sweep(learn, tmp_path, test=texts(48).valid).rows[FIGURES], whole.rows[FIGURES])
+    assert len(journal.read_bytes().splitlines()) == len(whole.rows)
+
+
+# ---- what a sweep says
+
+def planted(valid, test=None, seeds=3, **kwargs):
+    "A sweep with these mean accuracies from depth 0 on, the same for all seeds but for a little."
+    rows = [{"seed": s, "depth": d, "valid": v + 0.001 * (s - 1), "valid_loss": 1 - v, "test": (test or valid)[d] + 0.001 * (s - 1),
+             "seconds": 10.0 - d, "memory": 100.0 - d, "trainable": 100 - 10 * d, "prefix": 1.0} for s in range(seeds) for d, v in enumerate(valid)]
+    return Sweep(pd.DataFrame(rows), ["embeddings", "block 1", "block 2", "block 3", "head"][:len(valid) - (not kwargs)], **kwargs)
+
+
+def test_recommend_takes_the_plain_best_and_never_looks_at_the_test():
+    clear = planted([0.5, 0.6, 0.9, 0.6, 0.5, 0.5], test=[0.9, 0.1, 0.1, 0.1, 0.1, 0.1])
+    assert clear.recommend() == 2
+    clear.rows = clear.rows.drop(columns="test")
+    assert clear.recommend() == 2
+
+
+def test_the_table_holds_means_intervals_and_prices():
+    found = planted([0.5, 0.6, 0.9, 0.6, 0.5, 0.5])
+    table = found.table()
+    assert list(table.index) == [0, 1, 2, 3, 4, 5] and table.valid[2].startswith("0.900 [0.898, 0.902]")
+    assert table.seconds[1] == 9.0 and table.MB[1] == 99 and table.parameters[1] == 90
+    assert table.trains[0] == "all" and table.trains[2] == "block 2 to head" and table.trains[4] == "head"
+    assert planted([0.5, 0.6, 0.5], seeds=1).table().valid[1] == "0.599"
+    for shown in (repr(found), found._repr_html_()): assert "Validation recommends 2: block 2 to head" in shown
+
+
+def test_the_figure_shows_every_depth():
+    import matplotlib
+    matplotlib.use("Agg")
+    ax = planted([0.5, 0.6, 0.9, 0.6, 0.5, 0.5]).plot()
+    assert [t.get_text() for t in ax.get_xticklabels()] == [str(d) for d in range(6)]
+    assert {t.get_text() for t in ax.get_legend().get_texts()} >= {"valid", "test"}
+
+
+# ---- relevance
+
+def test_gradient_norms_are_those_of_autograd(backbones):
+    learn = learner(backbones, "bert", n=12)
+    found = layer_relevance(learn, batches=1, seed=5).table.gradient
+    learn.probe().model.eval()
+    freeze_to(learn, 0)
+    learn.model.eval()
+    seed_everything(5)
+    inputs, y = next(iter(F._loader(learn, learn.train_data, True)))
+    learn.model.zero_grad()
+    nn.functional.cross_entropy(learn.model(inputs), y).backward()
+    for stage in learn.stages:
+        g = torch.cat([p.grad.flatten() for p in stage.parameters() if p.grad is not None])
+        w = torch.cat([p.detach().flatten() for p in stage.parameters()])
+        assert found[stage.name] == pytest.approx((g.norm() / w.norm()).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["bert", "resnet18"])
+def test_relevance_has_a_row_a_stage(backbones, family):
+    learn = learner(backbones, family)
+    table = layer_relevance(learn).table
+    assert list(table.index) == [s.name for s in learn.stages]
+    assert table.probe[:-1].between(0, 1).all() and table[["probe", "logme"]].iloc[:-1].notna().all().all() and table.gradient.gt(0).all()
+
+
+def test_agreement_is_a_rank_correlation_of_the_right_stages():
+    names = ["embeddings", "block 1", "block 2", "block 3", "head"]
+    table = pd.DataFrame({"probe": [1, 2, 3, 4, np.nan], "logme": [4, 3, 2, 1, np.nan], "gradient": [5, 4, 3, 2, 1]}, index=names, dtype=float)
+    above = F.Relevance(table).agreement(planted([0.5, 0.6, 0.7, 0.8, 0.9, 0.9]))
+    assert above["rank correlation"].round(9).to_dict() == {"probe": 1, "logme": -1, "gradient": -1}
+    assert above.stages.to_dict() == {"probe": 4, "logme": 4, "gradient": 5}
+    alone = F.Relevance(table).agreement(planted([0.9, 0.8, 0.7, 0.6, 0.5], single=True))
+    assert alone["rank correlation"].round(9).to_dict() == {"probe": -1, "logme": 1, "gradient": 1}
+    with pytest.raises(FreezeError, match="stages"): F.Relevance(table.rename({"block 1": "layer 1"})).agreement(planted([0.5, 0.6, 0.7, 0.8, 0.9, 0.9]))
+
+
+def test_the_prefix_cache_is_at_hand(): assert PrefixCache is __import__("tl_nb.prefix", fromlist=["x"]).PrefixCache
+
+
+# ---- the exercise
+
+def judged(valid, test, choose=None):
+    depth, of = valid.mean(0).argmax() if choose is None else choose(valid, test), test.mean(0)
+    return valid.mean(0)[depth] - of[depth], of.max() - of[depth]
+
+
+@pytest.mark.parametrize("wrong, hint", [
+    (lambda v, t: judged(v, t, lambda v, t: t.mean(0).argmax()), "by its test accuracy"), (lambda v, t: judged(v, t, lambda v, t: v[0].argmax()), "first seed"),
+    (lambda v, t: judged(v, t, lambda v, t: v.max(0).argmax()), "single figure"), (lambda v, t: judged(v, t)[::-1], "other order"),
+    (lambda v, t: (judged(v, t)[0], -judged(v, t)[1]), "below zero"), (lambda v, t: (-judged(v, t)[0], judged(v, t)[1]), "Optimism:"),
+    (lambda v, t: (judged(v, t)[0], t.max(1).mean() - t.mean(0)[v.mean(0).argmax()]), "anew for each seed"), (lambda v, t: judged(v, t)[0], "two numbers|could not")])
+def test_regret_is_told_from_its_slips(wrong, hint):
+    import re
+
+    from tl_nb.exercises_methods import check_regret
+    assert check_regret(judged).passed and check_regret(...).passed is None
+    assert check_regret(wrong).passed is False and re.search(hint, check_regret(wrong).message)
