@@ -82,7 +82,7 @@ def measure(name, task, runs):
                 verdict(f"{name}: the same accuracies within 0.5 point: {show(ours)} and {show(plain)} %", apart <= 0.5)])
 
 
-def tasks(text=(256, 48), image=(64, 32)):
+def tasks(text=(512, 64), image=(64, 32)):
     return {"minilm-l6": task(load_backbone("minilm-l6"), text_learner, load_data("sentiment-movie"), *text, lr=1e-4),
             "efficientnet-lite0": task(load_backbone("efficientnet-lite0"), image_learner, load_data("textures"), *image, lr=1e-3)}
 
