@@ -71,7 +71,8 @@ def test_a_fault_would_be_seen(lab, open_notebook):
 
 STATE = """import json
 print("STATE", json.dumps(dict(frozen=[all(f.values()) for f in lab.plan.frozen()], layers=lab.plan.frozen(6), depth=lab.plan.depth,
-                               trainable=learner.model.n_trainable, all=lab.plan.counts()["all"], steps=len(lab.trainer.losses), state=lab.trainer.state, code=lab.plan.code(lab.epochs.value, lab.lr.value))))"""
+                               trainable=learner.model.n_trainable, all=lab.plan.counts()["all"], steps=len(lab.trainer.losses),
+                               state=lab.trainer.state, code=lab.plan.code(lab.epochs.value, lab.lr.value))))"""
 
 
 def python_says(page):
