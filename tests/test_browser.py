@@ -71,7 +71,8 @@ def test_a_fault_would_be_seen(lab, open_notebook):
 
 STATE = """import json
 print("STATE", json.dumps(dict(frozen=[all(f.values()) for f in lab.plan.frozen()], layers=lab.plan.frozen(6), depth=lab.plan.depth,
-                               trainable=learner.model.n_trainable, steps=len(lab.trainer.losses), state=lab.trainer.state, code=lab.plan.code(lab.epochs.value, lab.lr.value))))"""
+                               trainable=learner.model.n_trainable, all=lab.plan.counts()["all"], steps=len(lab.trainer.losses),
+                               state=lab.trainer.state, code=lab.plan.code(lab.epochs.value, lab.lr.value))))"""
 
 
 def python_says(page):
@@ -90,12 +91,42 @@ def agrees(page, panel):
     said = python_says(page)
     names = ["embeddings", *(f"block {i}" for i in range(1, 7)), "head"]
     assert [panel.get_by_role("checkbox", name=n, exact=True).is_checked() for n in names] == said["frozen"]
-    expect(panel).to_contain_text(f"{said['trainable']:,} of 22,566,146 parameters")
+    expect(panel).to_contain_text(f"{said['trainable']:,} of {said['all']:,} parameters")
     assert panel.get_by_role("textbox", name="As code").input_value() == said["code"]
     for name, frozen in said["layers"].items():
         box = panel.get_by_role("checkbox", name=name, exact=True)
         if box.count(): assert box.is_checked() == frozen
     return said
+
+
+def take_in_hand(page, panel, steps):
+    "Move the slider, tick a box, open a row, tick a layer, train, stop, train again; Python agrees each time. `steps` are an epoch's."
+    assert agrees(page, panel)["depth"] == 5
+    panel.get_by_role("slider").focus()
+    for _ in range(2): page.page.keyboard.press("ArrowLeft")
+    expect(panel.get_by_role("spinbutton", name="Freeze the first stages")).to_have_value("3")
+    assert agrees(page, panel)["depth"] == 3
+    panel.get_by_role("checkbox", name="block 5", exact=True).check()
+    panel.get_by_role("button", name="layers of block 6", exact=True).click()
+    panel.get_by_role("checkbox", name="attention.self.key", exact=True).focus()
+    page.page.keyboard.press("Space")
+    expect(panel).to_contain_text("1 of 8 layers frozen")
+    said = agrees(page, panel)
+    assert said["depth"] is None and said["layers"]["attention.self.key"] and sum(said["layers"].values()) == 1 and said["frozen"][5]
+
+    def press(name): panel.get_by_role("button", name=name, exact=True).click()
+    press("Train")
+    expect(panel).to_contain_text(re.compile(r"Training: step [1-9]"), timeout=60_000)
+    expect(panel.get_by_role("checkbox", name="block 5", exact=True)).to_be_disabled()
+    press("Stop")
+    expect(panel).to_contain_text(re.compile(r"Stopped after \d+ steps"), timeout=60_000)
+    stopped = agrees(page, panel)
+    assert stopped["state"] == "stopped" and 0 < stopped["steps"] < steps
+    press("Train")
+    expect(panel).to_contain_text(re.compile(r"Finished after \d+ steps.*accuracy \d\.\d+"), timeout=120_000)
+    finished = agrees(page, panel)
+    assert finished["state"] == "finished" and finished["steps"] == stopped["steps"] + steps and finished["frozen"] == stopped["frozen"]
+    expect(panel).to_contain_text(f"Finished after {finished['steps']} steps")
 
 
 @pytest.mark.timeout(600)
@@ -111,38 +142,7 @@ def test_the_freeze_lab_in_the_hand(lab, open_notebook):
     panels = page.notebook.locator(".tl-panel.widget-vbox")
     expect(panels).to_have_count(3)
     panel, explorer, mixer = (panels.nth(i) for i in range(3))
-
-    # The slider, by keyboard: the lesson left it at 5.
-    assert agrees(page, panel)["depth"] == 5
-    panel.get_by_role("slider").focus()
-    for _ in range(2): page.page.keyboard.press("ArrowLeft")
-    expect(panel.get_by_role("spinbutton", name="Freeze the first stages")).to_have_value("3")
-    assert agrees(page, panel)["depth"] == 3
-    # A box, a row, a layer.
-    panel.get_by_role("checkbox", name="block 5", exact=True).check()
-    expect(panel).to_contain_text("nothing known of this choice of layers")
-    panel.get_by_role("button", name="layers of block 6", exact=True).click()
-    panel.get_by_role("checkbox", name="attention.self.key", exact=True).focus()
-    page.page.keyboard.press("Space")
-    expect(panel).to_contain_text("1 of 8 layers frozen")
-    said = agrees(page, panel)
-    assert said["depth"] is None and said["layers"]["attention.self.key"] and sum(said["layers"].values()) == 1 and said["frozen"][5]
-    # Train, stop, train again.
-    press = lambda name: panel.get_by_role("button", name=name, exact=True).click()
-    press("Train")
-    expect(panel).to_contain_text(re.compile(r"Training: step [1-9]"), timeout=60_000)
-    expect(panel.get_by_role("checkbox", name="block 5", exact=True)).to_be_disabled()
-    press("Stop")
-    expect(panel).to_contain_text(re.compile(r"Stopped after \d+ steps"), timeout=60_000)
-    stopped = agrees(page, panel)
-    assert stopped["state"] == "stopped" and 0 < stopped["steps"] < 10
-    press("Train")
-    expect(panel).to_contain_text(re.compile(r"Finished after \d+ steps.*accuracy 0\.\d+"), timeout=120_000)
-    finished = agrees(page, panel)
-    assert finished["state"] == "finished" and finished["steps"] == stopped["steps"] + 10 and finished["frozen"] == stopped["frozen"]
-    expect(panel).to_contain_text(f"Finished after {finished['steps']} steps")
-
-    # The other two panels.
+    take_in_hand(page, panel, steps=10)
     explorer.get_by_role("combobox", name="Method").select_option("mean shift")
     expect(explorer.get_by_role("textbox", name="As code")).to_have_value(re.compile("MeanVarianceAlign"))
     mixer.get_by_role("button", name="Smallest log loss").click()

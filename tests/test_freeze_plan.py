@@ -272,11 +272,14 @@ def test_what_goes_wrong_in_the_thread_is_told(new):
 
 def test_bad_input_is_named(new):
     plan = FreezePlan(new("bert"))
-    for call, said in ((lambda: FreezePlan(torch.nn.Linear(2, 2)), "Linear"), (lambda: plan.freeze("block 9"), "block 9.*embeddings, block 1"),
-                       (lambda: plan.freeze(9), "9"), (lambda: plan.freeze(1, "query"), "query.*attention.self.query"), (lambda: Trainer(plan).start(0), "epochs = 0"),
-                       (lambda: Trainer(plan).start(1, -1.0), "lr = -1"), (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[0]))), "accuracy"),
-                       (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[7], accuracy=1, low=1, high=1))), "4 stages"),
-                       (lambda: FreezePlan(plan.learner, SimpleNamespace(scores=None, single=True)), "single")):
+    for call, said in (
+            (lambda: FreezePlan(torch.nn.Linear(2, 2)), "Linear"),
+            (lambda: plan.freeze("block 9"), "block 9.*embeddings, block 1"), (lambda: plan.freeze(9), "9"),
+            (lambda: plan.freeze(1, "query"), "query.*attention.self.query"), (lambda: Trainer(plan).start(0), "epochs = 0"),
+            (lambda: Trainer(plan).start(1, -1.0), "lr = -1"),
+            (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[0]))), "accuracy"),
+            (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[7], accuracy=1, low=1, high=1))), "4 stages"),
+            (lambda: FreezePlan(plan.learner, SimpleNamespace(scores=None, single=True)), "single")):
         with pytest.raises(PlanError, match=said): call()
     for i in range(4): plan.freeze(i)
     with pytest.raises(PlanError, match="Everything is frozen"): Trainer(plan).start()
@@ -314,6 +317,8 @@ def test_the_check_of_a_plan_sees_each_fault():
         last(learner.stages[-1])
     assert check_plan_code(answer).passed
     nothing, soft = lambda stage: None, lambda stage: stage.requires_grad_(False)
-    for fault, said in ((dict(n=None), "frozen before"), (dict(n=1), "first two"), (dict(n=3), "third"), (dict(last=nothing), "still open"), (dict(last=soft), "statistics")):
+    for fault, said in (
+            (dict(n=None), "frozen before"), (dict(n=1), "first two"), (dict(n=3), "third"), (dict(last=nothing), "still open"),
+            (dict(last=soft), "statistics")):
         verdict = check_plan_code(lambda learner: answer(learner, **fault))
         assert verdict.passed is False and said in verdict.message, fault

@@ -79,9 +79,13 @@ def test_own_methods_and_own_classifier():
 
 def test_bad_domains_are_named():
     S, y, T, t = domains()
-    for call, said in ((lambda: DomainShift(S, y[:-1], T), "labels"), (lambda: DomainShift(S, y, T[:, :2]), "target"), (lambda: DomainShift(S, y, T, y), "target_labels"),
-                       (lambda: DomainShift(np.where(S > 5, np.nan, S), y, T), "source"), (lambda: DomainShift(S, y, T, method="magic").score(), "magic.*CORAL"),
-                       (lambda: DomainShift(S, y, T, strength=1.5).moved(), "1.5"), (lambda: DomainShift(S, y, T, methods={"sub": SubspaceAlign(2)}).moved(), "coordinates")):
+    for call, said in (
+            (lambda: DomainShift(S, y[:-1], T), "labels"), (lambda: DomainShift(S, y, T[:, :2]), "target"),
+            (lambda: DomainShift(S, y, T, y), "target_labels"),
+            (lambda: DomainShift(np.where(S > 5, np.nan, S), y, T), "source"),
+            (lambda: DomainShift(S, y, T, method="magic").score(), "magic.*CORAL"),
+            (lambda: DomainShift(S, y, T, strength=1.5).moved(), "1.5"),
+            (lambda: DomainShift(S, y, T, methods={"sub": SubspaceAlign(2)}).moved(), "coordinates")):
         with pytest.raises(AlignmentError, match=said): call()
 
 
@@ -113,8 +117,11 @@ def test_the_table_has_a_row_a_member_and_one_for_all():
 
 def test_bad_mixtures_are_named():
     P, y = answers()
-    for call, said in ((lambda: Mixture(P, y[:-1]), "labels"), (lambda: Mixture(P, y, weights=dict(a=1)), "weights"), (lambda: Mixture(P, y, weights=dict.fromkeys("abc", 0)), "above 0"),
-                       (lambda: Mixture(P, y, how="harmonic"), "harmonic"), (lambda: Mixture(P, y).set("best"), "best.*greedy"), (lambda: Mixture({}, y), "dictionary")):
+    for call, said in (
+            (lambda: Mixture(P, y[:-1]), "labels"), (lambda: Mixture(P, y, weights=dict(a=1)), "weights"),
+            (lambda: Mixture(P, y, weights=dict.fromkeys("abc", 0)), "above 0"),
+            (lambda: Mixture(P, y, how="harmonic"), "harmonic"), (lambda: Mixture(P, y).set("best"), "best.*greedy"),
+            (lambda: Mixture({}, y), "dictionary")):
         with pytest.raises(ProbabilityError, match=said): call()
 
 
