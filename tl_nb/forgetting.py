@@ -13,10 +13,6 @@ import heapq
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback.core import Callback
-from fastai.callback.training import GradientClip
-from fastai.learner import Learner
-from fastai.torch_core import to_device
 from fastcore.basics import patch
 from torch import nn
 from torch.nn import functional as F
@@ -30,6 +26,12 @@ from .evaluate import compare
 from .finetune import TransferLearner, image_learner, text_learner
 from .splits import Dataset
 from .stages import _freeze_one
+
+# %% ../nbs/3_practice/03_not_forgetting.ipynb #fastai-after-finetune
+from fastai.callback.core import Callback
+from fastai.callback.training import GradientClip
+from fastai.learner import Learner
+from fastai.torch_core import to_device
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #963d90d0
 class ForgettingError(ValueError):

@@ -26,12 +26,6 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #6b1d7027
-from fastai.callback.core import Callback, CancelValidException
-from fastai.callback.training import GradientClip
-from fastai.data.core import DataLoaders
-from fastai.learner import Learner
-
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d1b4464a
 from .embedding import _digest, embed_stages
 from .features import _folds, _together
@@ -42,6 +36,12 @@ from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
 from .stages import Stage, evaluating, freeze, is_frozen, unfreeze, _StayInEval
 from .transferability import logme
+
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #6b1d7027
+from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.training import GradientClip
+from fastai.data.core import DataLoaders
+from fastai.learner import Learner
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #deb15ee6
 _all_ = ["PrefixCache"]  # so that all that concerns freezing comes from one place
