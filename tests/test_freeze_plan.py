@@ -322,3 +322,7 @@ def test_the_check_of_a_plan_sees_each_fault():
             (dict(last=soft), "statistics")):
         verdict = check_plan_code(lambda learner: answer(learner, **fault))
         assert verdict.passed is False and said in verdict.message, fault
+
+
+def test_a_trainer_of_what_is_no_plan_is_refused():
+    with pytest.raises(PlanError, match="NoneType.*FreezePlan"): Trainer(None)

@@ -392,3 +392,7 @@ def test_regret_is_told_from_its_slips(wrong, hint):
     from tl_nb.exercises_methods import check_regret
     assert check_regret(judged).passed and check_regret(...).passed is None
     assert check_regret(wrong).passed is False and re.search(hint, check_regret(wrong).message)
+
+
+def test_relevance_of_what_is_no_learner_is_refused():
+    with pytest.raises(FreezeError, match="NoneType.*text_learner"): layer_relevance(None)

@@ -388,6 +388,7 @@ class Trainer:
     `.losses`, `.hits`: of each step, on the batch it trained on; `.scores`: (steps, loss, accuracy) on the validation part;
     `.state`: ready, training, stopped, finished or failed."""
     def __init__(self, plan: FreezePlan, on_change=None):  # on_change(): called from the thread after each step
+        if not isinstance(plan, FreezePlan): raise PlanError(f"plan: a {type(plan).__name__}; a FreezePlan is needed, as FreezePlan(learner) makes it.")
         self.plan, self.on_change = plan, on_change or (lambda: None)
         self.learner, self.state, self.error, self.thread = plan.learner, "ready", None, None
         self.losses, self.hits, self.scores, self._took, self._asked = [], [], [], [], threading.Event()

@@ -473,6 +473,7 @@ def layer_relevance(learner,  # a TransferLearner; it stays as it is
     That is the norm of the loss's gradient over the norm of the weights, a mean over batches, in evaluation mode and with
     a probed head (after Auto-RGN, Lee et al., 2023, which takes it tensor by tensor). The head has no features to score.
     """
+    if not isinstance(learner, TransferLearner): raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed.")
     data, seed = learner.train_data, settings.seed if seed is None else seed
     features = embed_stages(learner.backbone, data, progress=False)
     y, units = np.asarray(data.labels), _together(data)
