@@ -4,6 +4,7 @@ import select
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,9 +71,14 @@ def workers(n, d):
             for worker in found.values(): worker.close()
 
 
-def in_turns(found, runs):
-    "{who: [(seconds, MB)]}; every round runs each once, after one that is not counted."
-    rounds = [{who: worker.run() for who, worker in found.items()} for _ in range(runs + 1)]
+def in_turns(found, runs, pause=0.5):
+    """{who: [(seconds, MB)]}; every round runs each once, after one that is not counted.
+
+    Threads of linear algebra go on spinning for a moment after their work: without a pause, each way pays for the one before it."""
+    def alone(worker):
+        time.sleep(pause)
+        return worker.run()
+    rounds = [{who: alone(worker) for who, worker in found.items()} for _ in range(runs + 1)]
     return {who: [r[who] for r in rounds[-runs:]] for who in found}
 
 
