@@ -5,10 +5,10 @@ from types import SimpleNamespace as Object
 import numpy as np
 import pytest
 
-from tl_nb import exercises, exercises_methods
+from tl_nb import exercises, exercises_applications, exercises_methods
 from tl_nb.exercises import Verdict, check_checker, check_paired, check_settings, check_training_loop, checker
 
-CHECKS = [f for module in (exercises, exercises_methods) for name, f in vars(module).items() if name.startswith("check_")]
+CHECKS = [f for module in (exercises, exercises_methods, exercises_applications) for name, f in vars(module).items() if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
@@ -110,4 +110,16 @@ def test_labels_saved_wants_the_smallest_number():
 ], ids=["by value", "nearly", "weights alone", "shared names alone", "unsorted"])
 def test_what_moved_is_told_by_bytes(wrong, hint):
     verdict = exercises_methods.check_what_moved(wrong)
+    assert verdict.passed is False and hint in verdict.message
+
+
+@pytest.mark.parametrize("rule, hint", [
+    (lambda p, wrong, silent: p.argmax(1), "silence is cheaper"),
+    (lambda p, wrong, silent: np.where(p.max(1) >= 0.5, p.argmax(1), -1), "one half"),
+    (lambda p, wrong, silent: np.where(p.max(1) >= min(1, silent / wrong), p.argmax(1), -1), "silence is cheaper"),
+    (lambda p, wrong, silent: np.where(p.max(1) >= 1 - min(1, silent / wrong) - 0.2, p.argmax(1), -1), "never answer"),
+    (lambda p, wrong, silent: np.where(p.max(1) >= 0.8, p.argmax(1), -1), "answer always"),
+], ids=["always", "one half", "upside down", "too low", "fixed"])
+def test_a_decision_follows_from_both_prices(rule, hint):
+    verdict = exercises_applications.check_decide(rule)
     assert verdict.passed is False and hint in verdict.message

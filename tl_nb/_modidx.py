@@ -683,6 +683,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'tl_nb.exercises.check_truly_frozen': ( '1_foundations/exercises.html#check_truly_frozen',
                                                                          'tl_nb/exercises.py'),
                                  'tl_nb.exercises.checker': ('1_foundations/exercises.html#checker', 'tl_nb/exercises.py')},
+            'tl_nb.exercises_applications': { 'tl_nb.exercises_applications.check_decide': ( '1_foundations/exercises_applications.html#check_decide',
+                                                                                             'tl_nb/exercises_applications.py')},
             'tl_nb.exercises_methods': { 'tl_nb.exercises_methods._MadeUp': ( '1_foundations/exercises_methods.html#_madeup',
                                                                               'tl_nb/exercises_methods.py'),
                                          'tl_nb.exercises_methods._MadeUp.__init__': ( '1_foundations/exercises_methods.html#_madeup.__init__',
