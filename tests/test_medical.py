@@ -12,6 +12,12 @@ from tl_nb.exercises_applications import check_per_patient
 RNG = np.random.default_rng
 
 
+def auroc(y, s):
+    "By counting pairs; many times faster than scikit-learn's, to which it is compared below."
+    a, b = s[y == 1][:, None], s[y == 0]
+    return float((a > b).mean() + (a == b).mean() / 2)
+
+
 def some(seed, n=60, ties=False):
     "Labels and scores that have to do with each other; with `ties`, few different scores."
     rng = RNG(seed)
@@ -76,9 +82,9 @@ def width(i): return i.high - i.low
 
 def test_copies_of_an_item_are_no_further_witnesses():
     y, s = some(1, n=40)
-    once = grouped_interval(roc_auc_score, y, s, np.arange(40), draws=300)
-    copied = grouped_interval(roc_auc_score, np.repeat(y, 10), np.repeat(s, 10), np.repeat(np.arange(40), 10), draws=300)
-    fooled = grouped_interval(roc_auc_score, np.repeat(y, 10), np.repeat(s, 10), np.arange(400), draws=300)
+    once = grouped_interval(auroc, y, s, np.arange(40), draws=300)
+    copied = grouped_interval(auroc, np.repeat(y, 10), np.repeat(s, 10), np.repeat(np.arange(40), 10), draws=300)
+    fooled = grouped_interval(auroc, np.repeat(y, 10), np.repeat(s, 10), np.arange(400), draws=300)
     assert (copied.mean, copied.low, copied.high, copied.n) == pytest.approx((once.mean, once.low, once.high, 40))
     assert width(fooled) < 0.5 * width(once)
 
@@ -86,15 +92,15 @@ def test_copies_of_an_item_are_no_further_witnesses():
 def test_the_interval_does_not_depend_on_names_or_order():
     y, s = some(2)
     groups, mixed = np.arange(60) // 5, RNG(0).permutation(60)
-    a = grouped_interval(roc_auc_score, y, s, groups, draws=200)
-    b = grouped_interval(roc_auc_score, y[mixed], s[mixed], groups[mixed], draws=200)
-    c = grouped_interval(roc_auc_score, y, s, [f"p{g:02}" for g in groups], draws=200)
-    assert a.mean == roc_auc_score(y, s) and (a.low, a.high) == pytest.approx((b.low, b.high)) == (c.low, c.high)
+    a = grouped_interval(auroc, y, s, groups, draws=200)
+    b = grouped_interval(auroc, y[mixed], s[mixed], groups[mixed], draws=200)
+    c = grouped_interval(auroc, y, s, [f"p{g:02}" for g in groups], draws=200)
+    assert a.mean == pytest.approx(roc_auc_score(y, s)) and (a.low, a.high) == pytest.approx((b.low, b.high)) == (c.low, c.high)
 
 
 def test_the_seed_decides_and_the_level_widens():
     y, s = some(4)
-    of = lambda **kw: grouped_interval(roc_auc_score, y, s, np.arange(60) // 3, draws=200, **kw)
+    of = lambda **kw: grouped_interval(auroc, y, s, np.arange(60) // 3, draws=200, **kw)
     assert of(seed=1) == of(seed=1) != of(seed=2)
     assert width(of(level=0.5)) < width(of(level=0.99))
 
@@ -105,13 +111,13 @@ def test_it_covers_the_truth_about_as_often_as_it_says():
         rng = RNG(seed)
         y = np.tile([0, 1], 60)
         s = rng.normal(size=120) + y
-        covered += not grouped_interval(roc_auc_score, y, s, np.arange(120), draws=200).excludes(truth)
+        covered += not grouped_interval(auroc, y, s, np.arange(120), draws=200).excludes(truth)
     assert covered >= 50
 
 
 def test_a_class_in_one_group_alone_is_drawn_until_it_comes():
     y = np.array([1, 0, 0, 0, 0, 0])
-    found = grouped_interval(roc_auc_score, y, np.arange(6.0), np.arange(6), draws=50)
+    found = grouped_interval(auroc, y, np.arange(6.0), np.arange(6), draws=50)
     assert np.isfinite([found.low, found.high]).all()
 
 
@@ -131,7 +137,9 @@ def test_the_map_finds_the_only_pixels_that_count():
     assert m.shape == (32, 40) and np.argmax(m) in [y * 40 + x for y in range(20, 24) for x in range(8, 12)]
     far = np.ones((32, 40), bool)
     far[16:28, 4:16] = False
-    assert (m[far] == 0).all() and m.max() > 0.9 * (1 - picture().mean() / 255)
+    assert (m[far] == 0).all()
+    quarter_half_half_all = (0.25 + 0.5 + 0.5 + 1) / 4  # what the four squares on it cover of the spot
+    assert m[21, 9] == pytest.approx(quarter_half_half_all * (1 - round(picture().mean()) / 255))
 
 
 def test_one_square_by_hand():
