@@ -19,6 +19,3 @@ def make(folder, n=40):
             label = list(PARTS)[i % 2]
             out.writerow([f"note {i} about {' '.join(rng.sample(PARTS[label], 14))} {rng.choice(ENDINGS)}", label])
     return path
-
-
-def make_search(tmp_path): return make(tmp_path)

@@ -15,6 +15,7 @@ import tl_nb.queries as Q
 from small_models import SMALL, WORDS, everything, save_text
 from tl_nb.backbones import load_backbone
 from tl_nb.data import from_csv
+from tl_nb.exercises_applications import check_fusion
 from tl_nb.queries import CrossEncoder, Intent, QueryIntent, Speller, adapt_index, edit_distance, own_pairs, rerank
 from tl_nb.ranking import RankingError
 from tl_nb.search import Hits, SearchError, SearchIndex
@@ -320,3 +321,26 @@ def test_adapting_leaves_the_index_and_keeps_its_documents(bert):
 def test_the_data_of_ones_own_can_be_read(tmp_path):
     data = from_csv(domain_search_engine.make(tmp_path))
     assert len(data) == 40 and len(own_pairs(data.items)) == 40 and data.classes == ["bakery", "workshop"]
+
+
+# --- the exercise -----------------------------------------------------------------------------------------------------
+
+def fused(start=1, constant=None, tie=lambda id: 0, worth=lambda c, place: 1 / (c + place), add=True):
+    "An answer to the exercise, right but for what is changed."
+    def answer(rankings, c=60):
+        found = {}
+        for ranking in rankings:
+            for place, id in enumerate(ranking, start):
+                new = worth(c if constant is None else constant, place)
+                found[id] = found.get(id, 0) + new if add else max(found.get(id, 0), new)
+        return sorted(found, key=lambda id: (-found[id], tie(id)))
+    return answer
+
+
+def test_the_check_of_fusion():
+    assert check_fusion(fused()).passed
+    wrong = {"from 0": fused(start=0), "constant": fused(constant=60), "by id": fused(tie=lambda id: str(id)), "places": fused(worth=lambda c, place: -place),
+             "best alone": fused(add=False), "common alone": lambda rankings, c=60: [i for i in fused()(rankings, c) if all(i in r for r in rankings)],
+             "first alone": lambda rankings, c=60: rankings[0], "by last": lambda rankings, c=60: fused()(rankings[::-1], c),
+             "counts": lambda rankings, c=60: [i for i, _ in Counter(i for r in rankings for i in r).most_common()]}
+    for name, answer in wrong.items(): assert check_fusion(answer).passed is False, name
