@@ -1213,6 +1213,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.queries._cross_network': ('4_applications/search_engine.html#_cross_network', 'tl_nb/queries.py'),
                                'tl_nb.queries._cut': ('4_applications/search_engine.html#_cut', 'tl_nb/queries.py'),
                                'tl_nb.queries._edits': ('4_applications/search_engine.html#_edits', 'tl_nb/queries.py'),
+                               'tl_nb.queries._head': ('4_applications/search_engine.html#_head', 'tl_nb/queries.py'),
                                'tl_nb.queries._letters': ('4_applications/search_engine.html#_letters', 'tl_nb/queries.py'),
                                'tl_nb.queries._vote': ('4_applications/search_engine.html#_vote', 'tl_nb/queries.py'),
                                'tl_nb.queries.adapt_index': ('4_applications/search_engine.html#adapt_index', 'tl_nb/queries.py'),

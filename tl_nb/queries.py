@@ -196,8 +196,15 @@ class CrossEncoder:
     def __repr__(self): return f"CrossEncoder: {self.name}, {self.max_length} tokens"
 
 # %% ../nbs/4_applications/05_search_engine.ipynb #ea764531
+def _head(text, n):
+    "The first n words of a text: what follows could not be read anyway, and cutting it off by tokens takes long."
+    parts = text.split(None, n)
+    return text[:len(text) - len(parts[n])] if len(parts) > n else text
+
+
 @patch
 def _batch(self: CrossEncoder, query, documents):
+    query, *documents = (_head(text, self.max_length) for text in (query, *documents))
     inputs = self.tokenizer([query] * len(documents), documents, truncation="longest_first", max_length=self.max_length, padding=True, return_tensors="pt")
     return self.model(**inputs.to(self.model.device)).logits[:, 0].float().cpu().numpy()
 
