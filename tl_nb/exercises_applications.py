@@ -32,11 +32,11 @@ def check_fusion(answer):
     "A function of (rankings, c=60), lists of ids, that gives all ids by reciprocal rank fusion, best first"
     fuse = lambda *rankings, **c: list(answer([list(r) for r in rankings], **c))
     assert fuse("abc") == ["a", "b", "c"], "One engine alone: its order is the answer."
-    found = fuse("ab", "cb")
+    found = fuse("cb", "ab")
     assert sorted(found) == ["a", "b", "c"], "Every id that some engine ranked belongs into the answer, once."
     assert found[0] == "b", "Two second places, 2 / 62, are more than one first place, 1 / 61. Add up over the engines."
-    assert found[1:] == ["a", "c"], "Of equal sums the id that was seen first comes first, reading one ranking after another."
-    assert fuse("ab", "cb", c=0) == ["a", "b", "c"], "With c = 0 a first place and two second places are worth 1 each: use the c that is given, and places from 1."
+    assert found[1:] == ["c", "a"], "Of equal sums the id that was seen first comes first, reading one ranking after another."
+    assert fuse("cb", "ab", c=0) == ["c", "b", "a"], "With c = 0 a first place and two second places are worth 1 each: use the c that is given, and places from 1."
     assert fuse("abcd", "dxyz", "dxyz", c=1) == ["d", "x", "a", "y", "z", "b", "c"], "With c = 1 the worth of a place is 1/2, 1/3, 1/4, 1/5. Add these, not the places."
     assert fuse([3, 1], [1, 2]) == [1, 3, 2], "Ids may be numbers, and a number is no place."
     return "No scores are needed, so nothing has to be made comparable. That is its strength, and why a tuned weight can do better."
