@@ -10,6 +10,7 @@ from PIL import Image
 
 import tl_nb.signs as S
 from tl_nb.data import DataError
+from tl_nb.exercises_applications import check_least_harm, check_visibility
 from tl_nb.signs import CLASSES, SETTINGS, SEVERITIES, SIDE, WEATHER, SignError, contrast_kept, draw_sign, photo_parts, photographed, picture, risk, scene, scene_of, scenes
 
 EVERY = [("clear", 1)] + [(w, level) for w in WEATHER for level in SEVERITIES]
@@ -274,3 +275,29 @@ def test_any_picture_of_ones_own_makes_a_scene(mode, size, tmp_path):
 def test_what_is_no_image_is_refused(tmp_path):
     (tmp_path / "mine.png").write_bytes(b"no image")
     with pytest.raises(DataError, match="mine.png"): scene_of(tmp_path / "mine.png")
+
+
+# --- the exercises ----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("wrong, hint", [
+    (lambda P, harm: P.argmax(1), "most probable"),
+    (lambda P, harm: (P @ harm.T).argmin(1), "wrong side"),
+    (lambda P, harm: (P @ harm).argmax(1), "greatest"),
+    (lambda P, harm: np.zeros(4, int), "should be"),
+    (lambda P, harm: 0, "One class for each"),
+], ids=["likeliest", "transposed", "greatest", "constant", "one number"])
+def test_least_harm_wants_the_table_the_right_way_round(wrong, hint):
+    assert check_least_harm(lambda P, harm: (P @ harm).argmin(1)).passed
+    verdict = check_least_harm(wrong)
+    assert verdict.passed is False and hint in verdict.message
+
+
+@pytest.mark.parametrize("wrong, hint", [
+    (lambda contrast, distance: 3 * distance / np.log(contrast), "a sign is missing"),
+    (lambda contrast, distance: -distance / np.log(contrast), "the visibility is"),
+    (lambda contrast, distance: distance / contrast, "the visibility is"),
+], ids=["sign", "three", "no logarithm"])
+def test_visibility_wants_the_logarithm_and_its_sign(wrong, hint):
+    assert check_visibility(lambda contrast, distance: -3 * distance / np.log(contrast)).passed
+    verdict = check_visibility(wrong)
+    assert verdict.passed is False and hint in verdict.message
