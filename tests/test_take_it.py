@@ -11,7 +11,7 @@ import pytest
 
 from notebooks import ROOT, lessons, read
 
-NAMES = ("driving",)
+NAMES = ("driving", "medical", "search_engine")
 HERE = "MINE = None"
 
 
