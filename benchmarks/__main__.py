@@ -2,7 +2,7 @@
 import subprocess
 import sys
 
-PARTS = ("import_time", "embed", "store", "head", "finetune", "coral", "mmd", "logme", "prefix", "widget")
+PARTS = ("import_time", "embed", "store", "head", "finetune", "coral", "mmd", "logme", "prefix", "widget", "search", "anomaly")
 
 if __name__ == "__main__":
     missed = [part for part in PARTS if subprocess.run([sys.executable, "-m", f"benchmarks.{part}"]).returncode]
