@@ -41,6 +41,3 @@ def make_folder(tmp_path):
         (tmp_path / "mine" / label).mkdir(parents=True)
         for i in range(8): _photo(rng, sick, False).save(tmp_path / "mine" / label / f"{i}.jpg")
     return tmp_path / "mine"
-
-
-make = make_agriculture

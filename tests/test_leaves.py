@@ -10,6 +10,7 @@ from PIL import Image
 
 import tl_nb.leaves as L
 from tl_nb.data import from_folder
+from tl_nb.exercises_applications import check_crossover, check_own_stream
 from tl_nb.leaves import CROPS, DISEASES, LIGHTS, PLACES, LeafError, draw_leaf, leaf_photos
 from tl_nb.splits import DataError
 
@@ -203,3 +204,34 @@ def test_a_data_set_that_cannot_be_drawn_is_refused(change, says):
 
 def test_a_class_named_twice_is_refused():
     with pytest.raises(DataError, match="rust"): leaf_photos("apple", 1, 1, diseases=["rust", "rust"])
+
+
+# --- the checks of the two lessons ------------------------------------------------------------------------------------
+
+def crossing(ks, a, b):
+    behind = np.flatnonzero((b - a).mean(0) <= 0)
+    first = behind[-1] + 1 if len(behind) else 0
+    return ks[first] if first < len(ks) else None
+
+
+def first_ahead(ks, a, b):
+    ahead = (b - a).mean(0) > 0
+    return ks[int(ahead.argmax())] if ahead.any() else None
+
+
+def in_every_run(ks, a, b):
+    behind = np.flatnonzero(~((b - a) > 0).all(0))
+    first = behind[-1] + 1 if len(behind) else 0
+    return ks[first] if first < len(ks) else None
+
+
+@pytest.mark.parametrize("answer, passes", [
+    (crossing, True), (first_ahead, False), (in_every_run, False), (lambda ks, a, b: [1, 3, 10, 40].index(crossing(ks, a, b) or 1), False), (lambda *_: None, False)])
+def test_the_check_of_a_crossing(answer, passes): assert check_crossover(answer).passed is passes
+
+
+@pytest.mark.parametrize("answer, passes", [
+    (lambda seed, plant: np.random.default_rng([seed, plant]), True), (lambda seed, plant: np.random.default_rng(seed + plant), False),
+    (lambda seed, plant: np.random.default_rng(int(f"{seed}{plant}")), False), (lambda seed, plant: np.random.default_rng(1000 * seed + plant), False),
+    (lambda seed, plant: np.random.default_rng(), False), (lambda seed, plant: plant, False)])
+def test_the_check_of_a_stream(answer, passes): assert check_own_stream(answer).passed is passes

@@ -11,7 +11,7 @@ import pytest
 
 from notebooks import ROOT, lessons, read
 
-NAMES = ()
+NAMES = ("agriculture",)
 HERE = "MINE = None"
 
 
