@@ -11,7 +11,7 @@ import pytest
 
 from notebooks import ROOT, lessons, read
 
-NAMES = ("agriculture",)
+NAMES = ("medical", "agriculture")
 HERE = "MINE = None"
 
 
