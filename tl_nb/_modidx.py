@@ -399,6 +399,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                             'tl_nb.chat.ChatPanel.__init__': ('4_applications/chatbot.html#chatpanel.__init__', 'tl_nb/chat.py'),
                             'tl_nb.chat.ChatPanel.__repr__': ('4_applications/chatbot.html#chatpanel.__repr__', 'tl_nb/chat.py'),
                             'tl_nb.chat.ChatPanel._build': ('4_applications/chatbot.html#chatpanel._build', 'tl_nb/chat.py'),
+                            'tl_nb.chat.ChatPanel._entered': ('4_applications/chatbot.html#chatpanel._entered', 'tl_nb/chat.py'),
                             'tl_nb.chat.ChatPanel._repr_mimebundle_': ( '4_applications/chatbot.html#chatpanel._repr_mimebundle_',
                                                                         'tl_nb/chat.py'),
                             'tl_nb.chat.ChatPanel.clear': ('4_applications/chatbot.html#chatpanel.clear', 'tl_nb/chat.py'),

@@ -6,6 +6,7 @@
 __all__ = ['PENALTIES', 'INSIDE', 'RIGHT', 'ChatError', 'IntentBot', 'Example', 'Reply', 'Chat', 'ChatPanel']
 
 # %% ../nbs/4_applications/04_chatbot.ipynb #9f54ebcb
+import asyncio
 import hashlib
 import json
 import tempfile
@@ -473,12 +474,18 @@ class ChatPanel:
         self.kit._start(W := _ipywidgets("ChatPanel", "tl_nb.chat.Chat"))
         wide = dict(layout=W.Layout(flex="1 1 240px", width="auto"), style={"description_width": "80px"})
         self.text = W.Text(description="You", placeholder="Ask, and press Enter", **wide)
-        self.text.on_msg(lambda _, content, buffers: self.send() if content.get("event") == "submit" else None)
+        self.text.on_msg(lambda _, content, buffers: self._entered() if content.get("event") == "submit" else None)
         self.intent = W.Combobox(description="It is about", placeholder="an intent, known or new", options=[str(c) for c in bot.classes_], **wide)
         self._build()
         self.refresh()
 
     def clear(self): self.chat.clear(), self.refresh()
+
+    def _entered(self, before=None):
+        "Send once the field rests: where the kernel is busy, the last letters arrive behind the Enter."
+        if before == (now := self.text.value): return self.send()
+        try: asyncio.get_running_loop().call_later(0.3, self._entered, now)
+        except RuntimeError: self.send()  # no kernel, so nothing arrives later
 
     def send(self):
         "Say what is in the field, and empty it."
