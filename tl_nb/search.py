@@ -149,7 +149,7 @@ def _first(scores, k):
 def nearest(rows,  # (n, d): what to look for, float32
             vectors,  # (m, d): where
             k: int | None = 10,  # None, or more than there are: all
-            block: int = 1 << 22,  # scores that are held at a time
+            block: int = 1 << 25,  # scores that are held at a time: 134 MB
             ) -> tuple:
     "Positions (n, k) of the vectors with the largest inner products, best first, and these products (n, k): all are compared. Raises `SearchError`."
     rows, vectors = (np.asarray(x, dtype=np.float32) for x in (rows, vectors))
