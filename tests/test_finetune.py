@@ -139,10 +139,24 @@ def same_gradients(x, layer, use):
     for a, b in zip(ours, theirs): assert a.shape == b.shape and (a - b).abs().max() <= 1e-5 * max(1, float(b.abs().max()))
 
 
+@pytest.fixture
+def amx(monkeypatch):
+    "As on a processor with AMX units, where linear layers train by oneDNN; it works on any x86 processor."
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+
+
+def test_without_amx_units_training_is_pytorchs_own(monkeypatch):
+    net = nn.Sequential(nn.Linear(12, 6))
+    net.bf16 = False
+    for here in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: here)
+        with F._fast_training(net): assert ("forward" in net[0].__dict__) == (here and torch.backends.mkldnn.is_available())
+
+
 @pytest.mark.parametrize("shape", [(7, 12), (3, 5, 12), (2, 3, 4, 12), (1, 12), (12,)])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", ["", "weight", "bias", "input", "weight bias"])
-def test_gradients_are_those_of_pytorch(shape, bias, frozen):
+def test_gradients_are_those_of_pytorch(amx, shape, bias, frozen):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 6, bias=bias))
     net.bf16 = False
@@ -159,7 +173,7 @@ def test_gradients_are_those_of_pytorch(shape, bias, frozen):
     assert "forward" not in net[0].__dict__
 
 
-def test_gradients_of_inputs_that_are_not_contiguous():
+def test_gradients_of_inputs_that_are_not_contiguous(amx):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(12, 6))
     net.bf16 = False
@@ -168,7 +182,7 @@ def test_gradients_of_inputs_that_are_not_contiguous():
             same_gradients(x.requires_grad_(), net[0], lambda y: (y ** 2).sum())
 
 
-def test_an_epoch_is_as_in_plain_pytorch(learner, monkeypatch):
+def test_an_epoch_is_as_in_plain_pytorch(amx, learner, monkeypatch):
     "Whole training with and without the fast layers: the same weights but for rounding."
     fast = learner("bert", dropout=0.0)
     fast.fit(1, 1e-3)
@@ -179,7 +193,7 @@ def test_an_epoch_is_as_in_plain_pytorch(learner, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_modules_are_as_before_when_training_breaks(learner, error):
+def test_modules_are_as_before_when_training_breaks(amx, learner, error):
     class Break(Callback):
         def after_backward(self): raise error("stop")
     learn = learner("bert")

@@ -6,7 +6,6 @@
 __all__ = ['TransferLearner', 'text_learner', 'image_learner', 'EarlyStopping']
 
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #6737cadf
-import platform
 import random
 from contextlib import contextmanager
 from functools import partial
@@ -116,8 +115,8 @@ class _OneDNNLinear(torch.autograd.Function):
 # %% ../nbs/2_techniques/05_fine_tuning.ipynb #721959e9
 @contextmanager
 def _fast_training(model):
-    "Inside: linear layers of a network in fp32 on an x86 processor run by oneDNN. Afterwards all is as before."
-    on_cpu = next(model.parameters()).device.type == "cpu" and platform.machine() in ("x86_64", "AMD64")
+    "Inside: linear layers of a network in fp32 on a processor with AMX units run by oneDNN. Afterwards all is as before."
+    on_cpu = next(model.parameters()).device.type == "cpu" and torch.cpu._is_amx_tile_supported()
     usable = on_cpu and not (model.bf16 or torch.is_autocast_enabled("cpu")) and torch.backends.mkldnn.is_available()
     chosen = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in m.__dict__] if usable else []
     try:
