@@ -11,7 +11,7 @@ import pytest
 
 from notebooks import ROOT, lessons, read
 
-NAMES = ()
+NAMES = ("anomaly",)
 HERE = "MINE = None"
 
 

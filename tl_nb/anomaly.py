@@ -209,7 +209,7 @@ class Drift:
 
     def __repr__(self):
         said = "drift" if self.warns else "no drift seen"
-        return f"{said}: {self.flagged} of {self.n} beyond the line, {self.expected:.1f} expected; distributions {self.apart:.2f} apart; p = {self.p:.2g}"
+        return f"{said}: {self.flagged} of {self.n} beyond the line, {self.expected:.1f} expected; distributions {self.apart:.2f} apart; p {f'= {self.p:.2g}' if self.p > 1e-9 else '< 1e-9'}"
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #8bf6739a
 @patch
@@ -253,23 +253,26 @@ def coreset(rows,  # (n, d)
 class PatchMemory(_Detector):
     """Which images are strange, and where: distances of patches to a memory of normal patches, in the manner of PatchCore.
 
-    Roth et al. (2022): two middle stages, averaged over 3 × 3 places and put side by side; a coreset as memory; an image is as
-    strange as its strangest patch. Each stage is scaled to the same spread, and scores are not weighted. The line is drawn
-    by the distances of the training images to the patches of the *others* in the memory.
+    After Roth et al. (2022): a middle stage, averaged over 3 × 3 places, a coreset of all places as memory. Here places count by
+    their direction, and an image is as strange as the mean of its strangest places. The line is drawn by training images left
+    out one by one: patches of others stand in for those of an image that the memory holds.
     """
     def __init__(self, backbone=None,  # a convolutional `Backbone` of timm, or the name of one; None takes the settings'
-                 *, stages=None,  # names; None: the last one with 1/8 of the resolution, and the last with 1/16
+                 *, stages=None,  # names; None: the last one with 1/8 of the resolution. Several are put side by side
                  patches: int = 1000,  # in memory, at most
                  side: int | None = None,  # pixels that images are scaled to; None: what the network was trained with
+                 top: float = 0.03,  # the share of places whose mean distance is that of the image; 0: the strangest alone
+                 unit: bool = True,  # each place of each stage to length 1; False: each stage to the same spread
                  false_positives: float = 0.05,  # as for `alarms`
                  seed: int | None = None):  # of the first patch; None takes that of the settings
         self.backbone, self.stages, self.patches, self.side = backbone, stages, patches, side
-        self.false_positives, self.seed = false_positives, seed
+        self.top, self.unit, self.false_positives, self.seed = top, unit, false_positives, seed
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #b9420659
 @patch
 def _begin(self: PatchMemory, images):
     "Note the network, the size of the images, and the stages."
+    if not 0 <= self.top <= 1: raise AnomalyError(f"top = {self.top}: a share of the places, from 0 to 1, is needed.")
     net = self.backbone if isinstance(self.backbone, Backbone) else load_backbone(self.backbone, kind="image")
     if net.library != "timm": raise AnomalyError(f"{net.name} is a network of {net.library}. Give a convolutional one of timm, such as {settings.image_backbone}.")
     self.network_, self.size_ = net, _opened(images, 0).size
@@ -297,16 +300,15 @@ def _see(self: PatchMemory, image):
 # %% ../nbs/4_applications/06_anomaly.ipynb #5349d10d
 @patch
 def _middle(self: PatchMemory):
-    "The last stages with an eighth and with a sixteenth of the resolution."
+    "The last stage with an eighth of the resolution."
     from PIL import Image
 
     x = self._see(Image.new("RGB", self.size_))[None]
     with _ready(self.network_, torch.float32, settings.torch_device()) as run:
         found = run.activations(x.to(settings.torch_device()), [s.name for s in run.body])
-    last = {h.shape[-1]: name for name, h in found.items() if h.ndim == 4}
-    names = [last[w] for w in (-(-x.shape[-1] // 8), -(-x.shape[-1] // 16)) if w in last]
-    if len(names) == 2: return names
-    raise AnomalyError(f"{self.network_.name} has no maps with 1/8 and 1/16 of {x.shape[-1]} pixels. Name two convolutional stages: stages=[…].")
+    found = [name for name, h in found.items() if h.ndim == 4 and h.shape[-1] == -(-x.shape[-1] // 8)]
+    if found: return found[-1:]
+    raise AnomalyError(f"{self.network_.name} has no maps with 1/8 of {x.shape[-1]} pixels. Name convolutional stages: stages=[…].")
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #1771cf0b
 @patch
@@ -335,32 +337,48 @@ def fit(self: PatchMemory, images, y=None):
     n, h, w, d = maps.shape
     spread = [part.var((0, 1, 2)).mean() ** 0.5 or 1.0 for part in np.split(maps, np.cumsum(widths)[:-1], axis=3)]
     self.scale_ = np.repeat(np.array(spread, np.float32), widths)
-    rows, owner = (maps / self.scale_).reshape(-1, d), np.repeat(np.arange(n), h * w)
+    rows, owner = self._comparable(maps, widths).reshape(-1, d), np.repeat(np.arange(n), h * w)
     at = coreset(rows, self.patches, self.seed)
     self.memory_ = rows[at]
-    return self._draw(np.array([_others(rows, owner, at, i) for i in range(n)]))
-
-
-def _others(rows, owner, at, i):
-    "The distance of image i by the memory's patches of other images; by all their patches, if the memory has none."
-    at = at[owner[at] != i] if (owner[at] != i).any() else np.flatnonzero(owner != i)
-    return _nearest(rows[owner == i], rows[at], 1).max()
+    return self._draw(self._whole(np.stack([_others(rows, owner, at, i) for i in range(n)])))
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #7b91ebe8
 @patch
+def _comparable(self: PatchMemory, maps, widths):
+    "Places as they are compared: every stage to length 1, or to the same spread."
+    if not self.unit: return maps / self.scale_
+    parts = np.split(maps, np.cumsum(widths)[:-1], axis=3)
+    return np.concatenate([p / np.maximum(np.linalg.norm(p, axis=3, keepdims=True), 1e-12) for p in parts], axis=3)
+
+
+@patch
+def _whole(self: PatchMemory, heat):
+    "The distance of each image (n,) from those of its places (n, …): the mean of the largest."
+    d = np.sort(heat.reshape(len(heat), -1), axis=1)
+    return d[:, -max(1, round(self.top * d.shape[1])):].mean(1)
+
+# %% ../nbs/4_applications/06_anomaly.ipynb #cce537c5
+def _others(rows, owner, at, i):
+    "The distances of the places of image i by the memory, in which the patches of other images that are nearest to them stand in for its own."
+    own, memory, others = rows[at[owner[at] == i]], rows[at[owner[at] != i]], rows[owner != i]
+    near = _shortlist(torch.from_numpy(own), torch.from_numpy(others), 1, None)[0][:, 0].numpy()
+    return _nearest(rows[owner == i], np.concatenate([memory, others[near]]), 1)[:, 0]
+
+# %% ../nbs/4_applications/06_anomaly.ipynb #f7423c7b
+@patch
 def _heat(self: PatchMemory, images):
     "The distance of every place, (n, h, w)."
-    maps, _ = self._maps(images)
-    return _nearest((maps / self.scale_).reshape(-1, maps.shape[-1]), self.memory_, 1).reshape(maps.shape[:3])
+    maps = self._comparable(*self._maps(images))
+    return _nearest(maps.reshape(-1, maps.shape[-1]), self.memory_, 1).reshape(maps.shape[:3])
 
 
 @patch
 def score_samples(self: PatchMemory, images) -> np.ndarray:
-    "Minus the distance of the strangest patch of each image, (n,): higher is more normal."
+    "Minus the distance of the strangest places of each image, (n,): higher is more normal."
     from sklearn.utils.validation import check_is_fitted
 
     check_is_fitted(self)
-    return -self._heat(images).max((1, 2)) if len(images := _listed(images)) else np.empty(0)
+    return -self._whole(self._heat(images)) if len(images := _listed(images)) else np.empty(0)
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #137ab4c8
 @patch
@@ -379,7 +397,7 @@ PHISHING = Asset("phishing", {"phishing.csv.gz": "d8a6d44bd9672e852b8a53ad2c6422
     Installed("river", "river/datasets/"),
     IndexArchive("river", "0.22.0", "river-0.22.0.tar.gz", "8b06840e0d832dbd1064145e56e3f75492402716f5eb733753da3099194a3a68", "river-0.22.0/river/datasets/", 1404781),
     IndexArchive("river", "0.26.1", "river-0.26.1.tar.gz", "2326f87f396801cfd8672ac02d9f9731c10e936696e7a0a1f89a378b994fba3f", "river-0.26.1/river/datasets/", 5134600)),
-    size=3991, licence="CC BY 4.0", origin="Abdelhamid, Ayesh and Thabtah (2014), Website Phishing, doi:10.24432/C5B301, as packed by river")  # 1,250 sites
+    size=3991, licence="CC BY 4.0", origin="Abdelhamid, Ayesh and Thabtah (2014), doi:10.1016/j.eswa.2014.03.019, from the UCI repository, as packed by river")  # 1,250 sites
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #7d345708
 def _digest(about, tensors):
@@ -444,7 +462,7 @@ def load(cls: AnomalyDetector, path,  # what `save` wrote
 # %% ../nbs/4_applications/06_anomaly.ipynb #3b6e326c
 @patch
 def _state(self: PatchMemory):
-    about = {"patches": int(self.patches), "side": self.side, "size": list(self.size_), "stages": self.stages_, "seed": self.seed,
+    about = {"patches": int(self.patches), "side": self.side, "top": float(self.top), "unit": bool(self.unit), "size": list(self.size_), "stages": self.stages_, "seed": self.seed,
              "backbone": self.network_.name, "fingerprint": self.network_.fingerprint}
     return about, {"memory": self.memory_, "scale": self.scale_}
 
@@ -457,7 +475,7 @@ def load(cls: PatchMemory, path, sha256: str | None = None,  # as for `AnomalyDe
     about, tensors = _open(path, "PatchMemory", sha256)
     net = backbone if isinstance(backbone, Backbone) else load_backbone(backbone or about["backbone"], kind="image")
     if net.fingerprint != about["fingerprint"]: raise AnomalyError(f"{net.name} has other weights than the network of the fit, {about['backbone']}. Give that one: backbone=….")
-    found = PatchMemory(backbone or about["backbone"], stages=about["stages"], patches=about["patches"], side=about["side"], seed=about["seed"], false_positives=about["false_positives"])
+    found = PatchMemory(backbone or about["backbone"], **{k: about[k] for k in ("stages", "patches", "side", "top", "unit", "seed", "false_positives")})
     found.network_, found.size_, found.stages_ = net, tuple(about["size"]), about["stages"]
     found.memory_, found.scale_ = tensors["memory"], tensors["scale"]
     return found._draw(tensors["distances"])
