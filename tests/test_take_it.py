@@ -11,7 +11,7 @@ import pytest
 
 from notebooks import ROOT, lessons, read
 
-NAMES = ("driving", "medical", "agriculture", "chatbot", "search_engine")
+NAMES = ("driving", "medical", "agriculture", "chatbot", "search_engine", "anomaly")
 HERE = "MINE = None"
 
 

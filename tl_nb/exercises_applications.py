@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_decide', 'check_least_harm', 'check_visibility', 'check_per_patient', 'check_fusion', 'check_abstain',
-           'check_crossover', 'check_own_stream']
+           'check_crossover', 'check_own_stream', 'check_alarm_price']
 
 # %% ../nbs/1_foundations/13_exercises_applications.ipynb #3710b198
 import numpy as np
@@ -143,3 +143,22 @@ def check_own_stream(answer):
     assert len({draw(*key) for key in keys}) == len(keys), "Two of many pairs share their numbers: a rule such as 1000 * seed + plant breaks for large numbers."
     assert draw(2, 0) != draw(1, 1000) and draw(1, 10**6) != draw(2, 0), "For a large plant number the stream is that of another seed."
     return "A list of numbers as seed keeps its parts apart, so each plant is the same whichever others are drawn."
+
+# %% ../nbs/1_foundations/13_exercises_applications.ipynb #a1a27e51
+@checker
+def check_alarm_price(answer):
+    "A function of (normal, bad, share, alarm, missed): distances of normal and of bad items, the share of bad ones, two prices; it gives the threshold"
+    normal, bad = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10]), np.array([2.5, 7.5, 9.5, 12, 15])
+    price = lambda t, share, alarm, missed: (1 - share) * alarm * (normal > t).mean() + share * missed * (bad <= t).mean()
+    places = [-np.inf, *normal, *bad, np.inf]
+    def case(share, alarm, missed):
+        found, cost = float(answer(normal, bad, share, alarm, missed)), lambda t: price(t, share, alarm, missed)
+        assert not np.isnan(found), "A number is asked, or float('inf')."
+        return found, cost(found) - min(map(cost, places))
+    assert case(0.01, 1, 10)[1] < 1e-9, "One item in a hundred is bad, a miss costs ten alarms: false alarms are paid on 99 of 100 items. Weigh both prices by how often they are paid."
+    assert case(0.5, 1, 1)[1] < 1e-9, "Half of all items are bad and both prices are equal: then the errors of both sides count alike."
+    assert case(0.5, 1, 100)[1] < 1e-9, "A miss costs a hundred alarms and half of all items are bad: even the smallest bad distance has to ring."
+    assert case(0.0, 1, 100)[1] < 1e-9, "No item is bad: every alarm is a false one, so none must ring. float('inf') is allowed."
+    assert case(0.3, 0, 1)[1] < 1e-9, "False alarms are free: everything bad must ring."
+    assert case(0.2, 1, 3)[1] < 1e-9, f"A fifth is bad, a miss costs three alarms: {case(0.2, 1, 3)[0]:g} is not the cheapest line. An item rings *above* it."
+    return "The base rate counts as much as the prices do: the same detector has another line wherever the bad are rarer."
