@@ -717,7 +717,7 @@ def test_nothing_is_written_outside_the_cache(server, toy, tmp_path):
 
 def test_the_catalogue_is_complete():
     names = {"minilm-l6", "efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "vader-sentiment",
-             "20newsgroups", "mnist-5k", "skimage-photos", "wordllama"}
+             "20newsgroups", "mnist-5k", "skimage-photos", "wordllama", "phishing"}
     assert names == set(ASSETS)
     for name, asset in ASSETS.items():
         assert asset.name == name and asset.licence and asset.origin and asset.size > 0
@@ -731,7 +731,7 @@ def test_the_catalogue_is_complete():
 def test_prefetch_and_the_sizes_of_the_catalogue(cache, capsys):
     folders = prefetch()
     lines = [line for line in capsys.readouterr().err.splitlines() if "ready" in line]
-    assert len(lines) == len(ASSETS) == len(folders) and lines[0].rpartition("\r")[2].startswith("[1/9]")
+    assert len(lines) == len(ASSETS) == len(folders) and lines[0].rpartition("\r")[2].startswith(f"[1/{len(ASSETS)}]")
     for name, folder in folders.items():
         assert sum((folder / f).stat().st_size for f in ASSETS[name].files) == ASSETS[name].size
     start = time.perf_counter()

@@ -366,6 +366,19 @@ register(Asset("wordllama", {
    licence="MIT",
    origin="Miller (2024), WordLlama: Recycled Token Embeddings from Large Language Models"))
 
+# %% ../nbs/1_foundations/03_assets.ipynb #3470ee3f
+register(Asset("phishing", {
+    "phishing.csv.gz": "d8a6d44bd9672e852b8a53ad2c64229f81972158a77d981073a98b17c27af7a9",
+}, sources=(
+    Installed("river", "river/datasets/"),
+    _archive("river", "river-0.22.0.tar.gz",
+             "8b06840e0d832dbd1064145e56e3f75492402716f5eb733753da3099194a3a68", 1404781, "river/datasets/"),
+    _archive("river", "river-0.26.1.tar.gz",
+             "2326f87f396801cfd8672ac02d9f9731c10e936696e7a0a1f89a378b994fba3f", 5134600, "river/datasets/"),
+), size=3991,
+   licence="CC BY 4.0 (UCI repository); BSD-3-Clause (the package)",
+   origin="Abdelhamid, Ayesh and Thabtah (2014), Phishing detection based associative classification data mining; as packed by river"))
+
 # %% ../nbs/1_foundations/03_assets.ipynb #5bb58d28
 def prefetch(names: list | None = None,  # of the catalogue; None takes every embedded asset
              *, cache: str | Path | None = None,  # None takes the one of the settings
