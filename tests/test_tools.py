@@ -127,6 +127,18 @@ def test_limits_of_time_and_memory(notebook, monkeypatch):
     assert len(run.problems) == 2
 
 
+@pytest.mark.parametrize("took, passes, runs", [((60,), True, 1), ((150, 60), True, 2), ((150, 130), False, 2), ((190,), False, 1)],
+                         ids=["warm", "cold", "slow when warm too", "too slow when cold"])
+def test_a_first_run_may_take_half_as_long_again(notebook, monkeypatch, took, passes, runs):
+    path, begun = notebook(), []
+    def execute(path, seconds):
+        begun.append(took[len(begun)])
+        return lessons.Run(path, read(path), begun[-1])
+    monkeypatch.setattr(lessons, "execute", execute)
+    run = lessons.lesson(path, write=True)
+    assert (run.problems == []) == passes and len(begun) == runs
+
+
 def test_seconds_in_the_header_are_measured_in_steps_of_five(notebook):
     nb = read(notebook())
     for seconds, said in [(3, "5"), (7, "10"), (6, "10"), (31, "35"), (20, "35"), (12, "15")]:
