@@ -6,10 +6,7 @@
 __all__ = ['PENALTIES', 'INSIDE', 'RIGHT', 'ChatError', 'IntentBot', 'Example', 'Reply', 'Chat', 'ChatPanel']
 
 # %% ../nbs/4_applications/04_chatbot.ipynb #9f54ebcb
-import asyncio
-import hashlib
-import json
-import tempfile
+import asyncio, hashlib, json, tempfile
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -474,18 +471,17 @@ class ChatPanel:
         self.kit._start(W := _ipywidgets("ChatPanel", "tl_nb.chat.Chat"))
         wide = dict(layout=W.Layout(flex="1 1 240px", width="auto"), style={"description_width": "80px"})
         self.text = W.Text(description="You", placeholder="Ask, and press Enter", **wide)
-        self.text.on_msg(lambda _, content, buffers: self._entered() if content.get("event") == "submit" else None)
+        self.text.on_msg(lambda _, content, buffers: self._rested(self.text, self.send) if content.get("event") == "submit" else None)
         self.intent = W.Combobox(description="It is about", placeholder="an intent, known or new", options=[str(c) for c in bot.classes_], **wide)
         self._build()
         self.refresh()
 
     def clear(self): self.chat.clear(), self.refresh()
 
-    def _entered(self, before=None):
-        "Send once the field rests: where the kernel is busy, the last letters arrive behind the Enter."
-        if before == (now := self.text.value): return self.send()
-        try: asyncio.get_running_loop().call_later(0.3, self._entered, now)
-        except RuntimeError: self.send()  # no kernel, so nothing arrives later
+    def _rested(self, field, do, before=None):  # where the kernel is busy, the last letters arrive behind the Enter or the click
+        if before == (now := field.value): return do()
+        try: asyncio.get_running_loop().call_later(0.3, self._rested, field, do, now)
+        except RuntimeError: do()  # no kernel, so nothing arrives later
 
     def send(self):
         "Say what is in the field, and empty it."
@@ -505,9 +501,9 @@ class ChatPanel:
 def _build(self: ChatPanel):
     "Buttons, and all in its place."
     W, kit = self.kit.W, self.kit
-    self.send_button = kit._button("Send", "Send the text to the bot", self.send, "primary")
+    self.send_button = kit._button("Send", "Send the text to the bot", lambda: self._rested(self.text, self.send), "primary")
     self.clear_button = kit._button("Start over", "Forget this conversation", self.clear)
-    self.teach_button = kit._button("Teach", "Teach the bot what the last text was about", self.teach)
+    self.teach_button = kit._button("Teach", "Teach the bot what the last text was about", lambda: self._rested(self.intent, self.teach))
     self.log, self.status, line = kit._html(), kit._html(), W.Layout(width="100%", flex_flow="row wrap", align_items="center")
     title = kit._title("Chat", "Enter sends. What the bot has learned here stays in it until you fit it again.")
     ask, tell = W.HBox([self.text, self.send_button, self.clear_button], layout=line), W.HBox([self.intent, self.teach_button], layout=line)

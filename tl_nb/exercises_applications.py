@@ -94,8 +94,7 @@ def check_abstain(answer):
     rng = np.random.default_rng(0)
     for n, share, may in ((20, 0.1, 2), (15, 0.25, 3), (8, 0.0, 0), (100, 0.29, 29)):
         outside = rng.permutation(np.round(rng.uniform(0.05, 0.95, n), 6))
-        found, case = answer(outside.copy(), share), f"{n} texts and a share of {share}"
-        best = np.sort(outside)[::-1]
+        found, case, best = answer(outside.copy(), share), f"{n} texts and a share of {share}", np.sort(outside)[::-1]
         assert np.ndim(found) == 0, "One number is asked: the threshold."
         assert found in outside, f"{case}: the threshold is one of the confidences themselves, not a value between two."
         passed = int((outside > found).sum())
@@ -149,12 +148,10 @@ def check_own_stream(answer):
 def check_alarm_price(answer):
     "A function of (normal, bad, share, alarm, missed): distances of normal and of bad items, the share of bad ones, two prices; it gives the threshold"
     normal, bad = np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10]), np.array([2.5, 7.5, 9.5, 12, 15])
-    price = lambda t, share, alarm, missed: (1 - share) * alarm * (normal > t).mean() + share * missed * (bad <= t).mean()
-    places = [-np.inf, *normal, *bad, np.inf]
     def case(share, alarm, missed):
-        found, cost = float(answer(normal, bad, share, alarm, missed)), lambda t: price(t, share, alarm, missed)
+        found, cost = float(answer(normal, bad, share, alarm, missed)), lambda t: (1 - share) * alarm * (normal > t).mean() + share * missed * (bad <= t).mean()
         assert not np.isnan(found), "A number is asked, or float('inf')."
-        return found, cost(found) - min(map(cost, places))
+        return found, cost(found) - min(map(cost, [-np.inf, *normal, *bad, np.inf]))
     assert case(0.01, 1, 10)[1] < 1e-9, "One item in a hundred is bad, a miss costs ten alarms: false alarms are paid on 99 of 100 items. Weigh both prices by how often they are paid."
     assert case(0.5, 1, 1)[1] < 1e-9, "Half of all items are bad and both prices are equal: then the errors of both sides count alike."
     assert case(0.5, 1, 100)[1] < 1e-9, "A miss costs a hundred alarms and half of all items are bad: even the smallest bad distance has to ring."
