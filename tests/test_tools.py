@@ -1,11 +1,15 @@
 "The tools must be able to fail: each fault that they promise to find is planted here."
+import base64
+import io
 import os
 import subprocess
 import sys
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import docs
@@ -125,6 +129,21 @@ def test_limits_of_time_and_memory(notebook, monkeypatch):
     monkeypatch.setattr(lessons, "GIGABYTES", 0.2)
     lessons.judge(run, seconds=1)
     assert len(run.problems) == 2
+
+
+def test_photographs_are_stored_as_jpeg_and_drawings_as_they_are(notebook):
+    def png(pixels):
+        Image.fromarray(pixels).save(out := io.BytesIO(), "PNG")
+        return base64.b64encode(out.getvalue()).decode()
+    grey = np.linspace(0, 120, 200)[:, None] + np.random.default_rng(0).normal(60, 8, (200, 200))
+    photo = np.repeat(np.uint8(grey.clip(0, 255))[..., None], 3, axis=2)
+    nb = read(notebook("1", "2", "3"))
+    for cell, pixels in zip([c for c in nb.cells if c.cell_type == "code"], (photo, photo // 128 * 128, photo[:20])):
+        cell.outputs = [new_output("display_data", data={"image/png": png(pixels), "text/plain": "<Figure>"})]
+    lessons.lighten(nb, most=6000)
+    kept = [set(c.outputs[0].data) for c in nb.cells if c.cell_type == "code"]
+    assert kept == [{"image/jpeg", "text/plain"}, {"image/png", "text/plain"}, {"image/png", "text/plain"}]
+    assert all("image/png" in lessons.kinds(c) for c in nb.cells if c.cell_type == "code")  # a picture is a picture
 
 
 @pytest.mark.parametrize("took, passes, runs", [((60,), True, 1), ((150, 60), True, 2), ((150, 130), False, 2), ((190,), False, 1)],

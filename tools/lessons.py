@@ -7,7 +7,9 @@
 What is compared are claims, which the lessons assert themselves, kinds of output, and hashes of code; never digits."""
 import argparse
 import ast
+import base64
 import copy
+import io
 import math
 import os
 import re
@@ -26,6 +28,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbdev.clean import nbdev_clean
+from PIL import Image
 
 from notebooks import NBS, ROOT, code_cells, lessons, read, stamps
 
@@ -57,7 +60,7 @@ def kinds(cell):
     found = set()
     for o in cell.outputs:
         if o.output_type == "stream": found |= {"stream"} - ({"stream"} if o.name == "stderr" else set())
-        else: found |= set(o.get("data", {})) - {WIDGET} or {o.output_type}
+        else: found |= {"image/png" if kind == "image/jpeg" else kind for kind in o.get("data", {})} - {WIDGET} or {o.output_type}
     return found
 
 
@@ -81,6 +84,18 @@ def scrub(nb):
         cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
         for o in cell.outputs: o.get("data", {}).pop(WIDGET, None)
         cell.outputs = [o for o in cell.outputs if o.get("data") != {}]
+    return nb
+
+
+def lighten(nb, most=100_000):  # bytes of a picture
+    "In place: a picture becomes JPEG where that needs less than half of the room, as for photographs; drawings stay as they are."
+    for o in (o for cell in code_cells(nb) for o in cell.outputs if "image/png" in o.get("data", {})):
+        data = base64.b64decode(o.data["image/png"])
+        if len(data) <= most or o.metadata.get("image/png"): continue  # with a text in its place: that of a panel
+        Image.open(io.BytesIO(data)).convert("RGB").save(out := io.BytesIO(), "JPEG", quality=90, optimize=True)
+        if 2 * len(out.getvalue()) > len(data): continue
+        o.data["image/jpeg"] = base64.b64encode(out.getvalue()).decode()
+        del o.data["image/png"]
     return nb
 
 
@@ -242,7 +257,7 @@ def stamp_seconds(nb, seconds):
 
 def store(run):
     "Write outputs, seconds and hashes; outputs that say the same as the stored ones are left as they are."
-    old, new = read(run.path), scrub(run.nb)
+    old, new = read(run.path), lighten(scrub(run.nb))
     same = old.metadata.get("tl_nb") == stamps(old) and gist(scrub(copy.deepcopy(old))) == gist(new)
     nb = old if same else new
     nb.metadata["tl_nb"] = stamps(nb)
