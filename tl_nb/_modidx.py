@@ -1487,6 +1487,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tl_nb.search._files_of': ('2_techniques/text_to_code.html#_files_of', 'tl_nb/search.py'),
                               'tl_nb.search._first': ('2_techniques/text_to_code.html#_first', 'tl_nb/search.py'),
                               'tl_nb.search._ids': ('2_techniques/text_to_code.html#_ids', 'tl_nb/search.py'),
+                              'tl_nb.search._put_whole': ('2_techniques/text_to_code.html#_put_whole', 'tl_nb/search.py'),
                               'tl_nb.search._rate': ('2_techniques/text_to_code.html#_rate', 'tl_nb/search.py'),
                               'tl_nb.search._read_index': ('2_techniques/text_to_code.html#_read_index', 'tl_nb/search.py'),
                               'tl_nb.search._same_network': ('2_techniques/text_to_code.html#_same_network', 'tl_nb/search.py'),

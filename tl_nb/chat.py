@@ -6,7 +6,9 @@
 __all__ = ['PENALTIES', 'INSIDE', 'RIGHT', 'ChatError', 'IntentBot', 'Example', 'Reply', 'Chat', 'ChatPanel']
 
 # %% ../nbs/4_applications/04_chatbot.ipynb #9f54ebcb
-import asyncio, hashlib, json, tempfile
+import asyncio
+import hashlib
+import json
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -23,6 +25,7 @@ from .backbones import Backbone, load_backbone
 from .data import DataError
 from .embedding import _text_fault
 from .features import embed
+from .search import _put_whole
 from .splits import encode_labels
 
 # %% ../nbs/4_applications/04_chatbot.ipynb #e309e646
@@ -385,12 +388,7 @@ def save(self: IntentBot, folder,  # new, or one that this method wrote
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or {f.name for f in folder.iterdir()} - set(_FILES)):
         raise ChatError(f"{folder.name} is a file, or a folder that holds other files. Give a new folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        self._write(Path(beside) / "new")
-        if folder.exists(): folder.rename(Path(beside) / "old")
-        (Path(beside) / "new").rename(folder)
-    return folder
+    return _put_whole(folder, self._write)
 
 # %% ../nbs/4_applications/04_chatbot.ipynb #c85a7a48
 def _read(folder):

@@ -427,18 +427,23 @@ def _check_free(folder):
         raise SearchError(f"{folder.name} holds other files, such as {others[0]}. Give a new folder, or move them.")
 
 # %% ../nbs/2_techniques/14_text_to_code.ipynb #2030fc5c
+def _put_whole(folder, write):
+    "Let `write` make a new folder, and put it in the place of `folder` when it is whole. Returns the folder."
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
+        write(Path(beside) / "new")
+        if folder.exists(): folder.rename(Path(beside) / "old")
+        (Path(beside) / "new").rename(folder)
+    return folder
+
+
 @patch
 def save(self: SearchIndex, folder,  # new, or one that this method wrote
          ) -> Path:
     "Write the index, for `SearchIndex.load`; whoever reads meanwhile sees the old one or the new one. Returns the folder."
     folder = Path(folder).expanduser()
     _check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as beside:
-        self._write(Path(beside) / "new")
-        if folder.exists(): folder.rename(Path(beside) / "old")
-        (Path(beside) / "new").rename(folder)
-    return folder
+    return _put_whole(folder, self._write)
 
 # %% ../nbs/2_techniques/14_text_to_code.ipynb #c35c899d
 @patch
