@@ -1,8 +1,10 @@
 "The bot: left out by formula and by hand, sure and silent where it should be, the same after save and load; and its panel."
+import asyncio
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -496,6 +498,20 @@ def test_teaching_in_the_panel(panel, bot):
     panel.intent.value = " "
     panel.teach_button.click()
     assert "missing" in panel.status.value
+
+
+def test_letters_that_arrive_behind_the_enter_are_sent_too(panel, monkeypatch):
+    monkeypatch.setattr(type(panel.text.comm), "kernel", object(), raising=False)  # as in a notebook
+
+    async def type_on():
+        panel.text.value = "the c"
+        panel.text._handle_custom_msg({"event": "submit"}, [])
+        panel.text.value = "the cat"
+        await asyncio.sleep(0.45)
+        assert panel.chat.turns == []  # it has changed since, so there may be more to come
+        await asyncio.sleep(0.3)
+    with ThreadPoolExecutor(1) as elsewhere: elsewhere.submit(asyncio.run, type_on()).result()  # this thread may have a loop, of a browser's
+    assert [turn.text for turn in panel.chat.turns] == ["the cat"] and panel.text.value == ""
 
 
 def test_numbers_can_be_taught(bert):

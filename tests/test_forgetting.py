@@ -492,14 +492,17 @@ def test_a_strong_remedy_holds_the_network(backbones, make):
 
 
 def test_replay_keeps_the_old_task(backbones):
-    "Two tasks that contradict each other: without replay the old labels are lost."
-    old = text_learner(backbones["bert"], texts(48), seed=0, bs=8)
-    old = fitted(old, 12, 3e-3).model.eval()
-    against = texts(48, seed=2)
-    against.items = [f"red red red {t}" for t in against.items]
-    against.labels = 1 - against.labels
-    score = lambda cbs: (np.array(fitted(next_learner(old, against, seed=1, bs=8, cbs=cbs), 12, 3e-3).predict(texts(48, seed=7).items)) == texts(48, seed=7).label_names).mean()
-    assert score([Replay(old, texts(48), 2.0, n=8)]) > score([]) + 0.1
+    "Two tasks that contradict each other but for a sign of three words, which a network sometimes learns to heed by itself: so a mean."
+    test, kept, lost = texts(48, seed=7), [], []
+    for seed in range(4):
+        old = fitted(text_learner(backbones["bert"], texts(48), seed=seed, bs=8), 12, 3e-3).model.eval()
+        against = texts(48, seed=2)
+        against.items = [f"red red red {t}" for t in against.items]
+        against.labels = 1 - against.labels
+        for scores, cbs in ((kept, [Replay(old, texts(48), 2.0, n=8)]), (lost, [])):
+            new = fitted(next_learner(old, against, seed=seed + 1, bs=8, cbs=cbs), 12, 3e-3)
+            scores.append((np.array(new.predict(test.items)) == test.label_names).mean())
+    assert np.mean(kept) > np.mean(lost) + 0.1
 
 
 def test_penalties_come_before_clipping_and_once_with_accumulation(backbones):

@@ -477,9 +477,8 @@ class ChatPanel:
     def clear(self): self.chat.clear(), self.refresh()
 
     def _rested(self, field, do, before=None):  # where the kernel is busy, the last letters arrive behind the Enter or the click
-        if before == (now := field.value): return do()
-        try: asyncio.get_running_loop().call_later(0.3, self._rested, field, do, now)
-        except RuntimeError: do()  # no kernel, so nothing arrives later
+        if getattr(field.comm, "kernel", None) is None or before == (now := field.value): return do()  # no kernel: nothing arrives later
+        asyncio.get_running_loop().call_later(0.3, self._rested, field, do, now)
 
     def send(self):
         "Say what is in the field, and empty it."
