@@ -5,10 +5,10 @@ from types import SimpleNamespace as Object
 import numpy as np
 import pytest
 
-from tl_nb import exercises, exercises_applications, exercises_methods
+from tl_nb import exercises, exercises_applications, exercises_methods, exercises_ship
 from tl_nb.exercises import Verdict, check_checker, check_paired, check_settings, check_training_loop, checker
 
-CHECKS = [f for module in (exercises, exercises_methods, exercises_applications) for name, f in vars(module).items() if name.startswith("check_")]
+CHECKS = [f for module in (exercises, exercises_methods, exercises_applications, exercises_ship) for name, f in vars(module).items() if name.startswith("check_")]
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda f: f.__name__)
@@ -122,4 +122,14 @@ def test_what_moved_is_told_by_bytes(wrong, hint):
 ], ids=["always", "one half", "upside down", "too low", "fixed"])
 def test_a_decision_follows_from_both_prices(rule, hint):
     verdict = exercises_applications.check_decide(rule)
+    assert verdict.passed is False and hint in verdict.message
+
+
+@pytest.mark.parametrize("rule, hint", [
+    (lambda once, each: (once[1] - once[0]) / (each[1] - each[0]), "yours is"),
+    (lambda once, each: abs(once[0] - once[1]) / abs(each[0] - each[1]), "at every price"),
+    (lambda once, each: (once[0] - once[1]) / (each[1] - each[0]) if once[0] > once[1] else np.nan, "Swapping"),
+], ids=["sign", "absolute", "one side"])
+def test_the_price_at_which_two_ways_cost_the_same(rule, hint):
+    verdict = exercises_ship.check_break_even(rule)
     assert verdict.passed is False and hint in verdict.message

@@ -19,7 +19,7 @@ from notebooks import LIBRARY, NBS, ROOT, code_cells, imported, lessons, read
 from tl_nb.settings import load_settings
 
 # A module may import from its own floor and from those below; see the design in CONTRIBUTING.md.
-FLOORS = {1: "settings evaluate transferability exercises exercises_methods exercises_applications ranking",
+FLOORS = {1: "settings evaluate transferability exercises exercises_methods exercises_applications exercises_ship ranking",
           2: "archives assets similarity alignment adapters adapt calibration ensemble",
           3: "sources splits pairs data stages backbones signs leaves", 4: "embedding store features classifier finetune",
           5: "prefix freezing freeze_plan what_if forgetting adapt_deep members impact search anomaly clinical queries", 6: "widgets advisor chat", 7: "template cli"}

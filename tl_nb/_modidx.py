@@ -869,6 +869,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'tl_nb/exercises_methods.py'),
                                          'tl_nb.exercises_methods.check_what_moved': ( '1_foundations/exercises_methods.html#check_what_moved',
                                                                                        'tl_nb/exercises_methods.py')},
+            'tl_nb.exercises_ship': { 'tl_nb.exercises_ship.check_break_even': ( '1_foundations/exercises_ship.html#check_break_even',
+                                                                                 'tl_nb/exercises_ship.py')},
             'tl_nb.features': { 'tl_nb.features.Probe': ('2_techniques/feature_extraction.html#probe', 'tl_nb/features.py'),
                                 'tl_nb.features.Probe.__repr__': ( '2_techniques/feature_extraction.html#probe.__repr__',
                                                                    'tl_nb/features.py'),
