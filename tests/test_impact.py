@@ -271,7 +271,7 @@ def test_whole_variants_of_a_budget():
     assert scalability({"a": (0, 0.1), "b": (0, 1)}, 0.3).loc["a", "variants"] == 3  # 0.3 / 0.1 is a hair below 3 for a computer
     assert scalability({"dear": (100, 1), "b": (0, 1)}, 50).loc["dear", "variants"] == 0
     seeds = scalability({"a": (0, [10, 20, 25]), "b": (0, 50)}, 100, baseline="a")
-    assert seeds.loc["a", "variants"] == pytest.approx(19 / 3) and seeds.loc["a", "low"] < 19 / 3 < seeds.loc["a", "high"]
+    assert seeds.loc["a", "variants"] == pytest.approx(200 ** (1 / 3)) and 0 < seeds.loc["a", "low"] < 200 ** (1 / 3) < seeds.loc["a", "high"]
     assert math.isnan(scalability({"a": (0, 1), "b": (0, 50)}, 10).loc["a", "times b"])
 
 

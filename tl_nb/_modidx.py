@@ -1266,6 +1266,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'tl_nb.impact._part': ('5_ship/worth.html#_part', 'tl_nb/impact.py'),
                               'tl_nb.impact._rising': ('5_ship/worth.html#_rising', 'tl_nb/impact.py'),
                               'tl_nb.impact._shown': ('5_ship/worth.html#_shown', 'tl_nb/impact.py'),
+                              'tl_nb.impact._spread': ('5_ship/worth.html#_spread', 'tl_nb/impact.py'),
                               'tl_nb.impact._through': ('5_ship/worth.html#_through', 'tl_nb/impact.py'),
                               'tl_nb.impact.compare_cost': ('5_ship/worth.html#compare_cost', 'tl_nb/impact.py'),
                               'tl_nb.impact.energy': ('5_ship/worth.html#energy', 'tl_nb/impact.py'),

@@ -333,10 +333,16 @@ def velocity(each,  # seconds of one experiment, one a seed: (n,)
     return _through(math.exp, interval(np.log(left / each / hours), level))
 
 # %% ../nbs/5_ship/01_worth.ipynb #eb4e6ad4
+def _spread(counts, level):
+    "The interval of counts, geometric where none is 0; a single one is its own."
+    if len(counts) == 1: return Interval(float(counts[0]), float(counts[0]), float(counts[0]), 1, level)
+    return _through(math.exp, interval(np.log(counts), level)) if (counts > 0).all() else interval(counts, level)
+
+# %% ../nbs/5_ship/01_worth.ipynb #d9d3f0bc
 def scalability(ways: dict,  # name -> (once, each): what all variants share and what each takes, in the unit of the budget; `each` may be one a seed
                 budget: float, baseline: str | None = None,  # the way to compare with; None takes the last
                 level: float = 0.95) -> pd.DataFrame:
-    "How many variants a budget pays for, (budget - once) / each, whole ones; and times as many as the baseline. A list of seeds gives an interval. Raises `ImpactError`."
+    "How many variants a budget pays for, (budget - once) / each, whole ones; and times as many as the baseline. Of several seeds the geometric mean with its interval. Raises `ImpactError`."
     baseline = list(ways)[-1] if baseline is None else baseline
     if baseline not in ways: raise ImpactError(f"baseline = {baseline!r} is none of the ways: {', '.join(ways)}.")
     if not 0 < budget < math.inf: raise ImpactError(f"budget = {budget!r}: an amount above 0 is needed, in the unit of the ways.")
@@ -347,8 +353,7 @@ def scalability(ways: dict,  # name -> (once, each): what all variants share and
         found[name] = np.floor(np.maximum(budget - once, 0) / each * (1 + 1e-12))
     rows = {}
     for name, (once, each) in ways.items():
-        i = interval(found[name], level) if len(found[name]) > 1 else Interval(float(found[name][0]), *[float(found[name][0])] * 2, 1, level)
-        base = found[baseline].mean()
+        i, base = _spread(found[name], level), _spread(found[baseline], level).mean
         rows[name] = {"once": once, "each": float(np.mean(each)), "variants": i.mean, "low": i.low, "high": i.high, f"times {baseline}": i.mean / base if base else math.nan}
     return pd.DataFrame(rows).T
 
