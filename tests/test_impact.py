@@ -324,7 +324,7 @@ def test_the_stored_times_name_their_machine_and_their_seeds():
     assert len(seeds) >= 4 and min(map(len, seeds.values())) >= 3
     tried = json.loads((ROOT / "nbs/results/worth-rates.json").read_text(encoding="utf-8"))
     rates = {}
-    for row in tried["rows"]: rates.setdefault((row["task"], row["net"]), set()).add(row["rate"])
+    for row in tried["rows"]: rates.setdefault((row["kind"], row["net"]), set()).add(row["rate"])
     assert min(map(len, rates.values())) >= 3  # a rate that was chosen among one is no choice
 
 

@@ -178,7 +178,7 @@ def table(self: CostComparison) -> pd.DataFrame:
             if way == self.baseline: continue
             both = np.concatenate([self.values(w, amount) for w in (way, self.baseline)])
             low = self.lower(way, amount) if (both > 0).all() else None
-            rows[amount][f"{way}: lower by"] = f"{low.mean:.1%} [{low.low:.1%}, {low.high:.1%}]" if low else "–"
+            rows[amount][f"{way}: lower by"] = "–" if not low else f"{low.mean:.1%} [{low.low:.1%}, {low.high:.1%}]" if low.mean > -1 else f"no: {1 - low.mean:.3g} times as much"
     return pd.DataFrame(rows).T
 
 
