@@ -136,7 +136,7 @@ def render(page, proc, variables):
     front, text = for_pandoc(proc / page)
     target = OUT / page_name(Path(page))
     target.parent.mkdir(parents=True, exist_ok=True)
-    variables |= {"pagetitle": front["title"], "description": front.get("description", "")}
+    variables |= {"pagetitle": escape(front["title"]), "description": escape(front.get("description") or "", quote=False)}
     command = [pypandoc.get_pandoc_path(), "-f", READER[Path(page).suffix], "-t", "html5", "-s", "--mathml", "--embed-resources",
                "--template", ROOT / "tools/page.html", "--css", proc / "styles.css", "-o", target]
     command += [part for name, value in variables.items() for part in ("-V", f"{name}={value}")]
@@ -180,8 +180,9 @@ def finish(page, out=None, root=ROOT, nbs=NBS, module=None):
     out = out or OUT
     target, up = out / href(page), "../" * (len(Path(page).parts) - 1)
     def carry(m):
-        file = None if re.match(r"[a-z]+:|#|/", m[2]) or (target.parent / urlsplit(m[2]).path).exists() else outside(page, m[2], root, nbs)
-        if file is None: return m[0]
+        if re.match(r"[a-z]+:|#|/|$", m[2]): return m[0]
+        there = (target.parent / unquote(urlsplit(m[2]).path)).resolve()
+        if there.is_relative_to(out.resolve()) and there.exists() or not (file := outside(page, m[2], root, nbs)): return m[0]
         copy = out / "project" / file.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copy)
@@ -203,7 +204,7 @@ def unreached(out=None, start="index.html"):
     named = cache(lambda page: places(text(page)))
     while todo:
         page = todo.pop()
-        for link in dict.fromkeys(unescape(x) for _, x in HREF.findall(text(page))):
+        for link in dict.fromkeys(unescape(x) for _, x in HREF.findall(text(page)) if not x.startswith("data:")):
             parts = urlsplit(link)
             if parts.scheme or parts.netloc: continue
             to = posixpath.normpath(posixpath.join(posixpath.dirname(page), unquote(parts.path))) if parts.path else page
@@ -220,7 +221,7 @@ def llms(sections, more, proc):
     about = lambda page: for_pandoc(proc / page)[0]
     def row(page):
         front = about(page)
-        return f"- [{front['title']}]({href(page)}): {' '.join(front.get('description', '').split())}"
+        return f"- [{front['title']}]({href(page)}): {' '.join((front.get('description') or '').split())}"
     top, rest = about("index.ipynb"), [page for page in more if page != REFERENCE]
     parts = [*sections, *([("Modules of the library", rest)] if rest else [])]
     lists = [f"## {section}\n\n" + "\n".join(map(row, pages)) for section, pages in parts]

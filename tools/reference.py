@@ -185,7 +185,7 @@ class Module:
             if isinstance(n, FUNCTIONS) and n.name == name: return function(n, self.comments)
             if isinstance(n, ast.ClassDef) and n.name == name:
                 return Entry(name, "class", doc(n), self.made_by(name), EMPTY, self.members(name))
-            targets = n.targets if isinstance(n, ast.Assign) else []
+            targets = n.targets if isinstance(n, ast.Assign) else [n.target] if isinstance(n, ast.AnnAssign) else []
             names = [x.id for t in targets for x in ast.walk(t) if isinstance(x, ast.Name)]
             if name in names:
                 source = unparsed(n.value)
