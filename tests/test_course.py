@@ -14,6 +14,7 @@ import docs
 import lessons
 import navigate
 import reference
+import staging
 from notebooks import LIBRARY, NBS, ROOT, code_cells, read, sidebar, stamps, title
 from test_tools import KERNEL, notebook, project, tool  # fixtures and helpers
 
@@ -285,6 +286,14 @@ def test_a_page_is_finished(site):
     assert 'href="api/made.html"' in html and 'href="project/LICENSE"' in html and (out / "project/LICENSE").read_text() == "mine"
 
 
+@pytest.mark.parametrize("link, said", [("/index.html#a", "../index.html#a"), ("/index.html#gone", "../index.html"), ("/blob/main/LICENSE#L3", "../project/LICENSE"),
+                                        ("../../LICENSE", "../project/LICENSE"), ("../index.html", "../index.html"), ("/blob/main/gone.py#L1", "/blob/main/gone.py#L1"),
+                                        ("https://x.org/a", "https://x.org/a"), ("#b", "#b"), ("../../nbs/part/x.ipynb", "../../nbs/part/x.ipynb")])
+def test_links_are_mended(site, link, said):
+    (site / "nbs/part/x.ipynb").write_text("{}")
+    assert docs.mended(link, "part/01_one.ipynb", site / "_docs", site, site / "nbs") == said
+
+
 @pytest.mark.parametrize("link, said", [("gone.html", "dead link gone.html"), ("one.html#gone", "no such place one.html#gone"),
                                         ("#gone", "no such place #gone"), ("../../x.html", "dead link ../../x.html")])
 def test_a_dead_link_of_the_site_is_found(site, link, said):
@@ -325,6 +334,17 @@ def test_the_whole_site_is_made_with_reference_and_list_for_programs(project):
 
 
 LINK_TO = re.compile(r"^- \[(.+)\]\((.+)\): (.+)$", re.M)
+
+
+@pytest.mark.parametrize("source, run", [("import json", True), ("import json\nopen('x')", False), ("#| export\nimport json\nx = 1", True), ("y = x", False),
+                                         ("#| output: asis\nshow_doc(f)", True), ("def f(): import json", True)])
+def test_only_imports_and_exports_run_for_the_site(source, run):
+    from fastcore.nbio import mk_cell
+
+    cell = mk_cell(source)
+    cell.directives_ = cell.directives
+    staging.as_stored(cell)
+    assert (cell.directives_.get("eval") != "false") == run
 
 
 def test_a_silent_cell_shows_its_result_only():

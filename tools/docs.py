@@ -4,6 +4,7 @@ Both ways check first: the two configurations are one, every page is in the side
 write the reference of the library and llms.txt, and then follow every link of the site that was made."""
 import argparse
 import json
+import os
 import posixpath
 import re
 import shutil
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 import reference
+import staging
 from navigate import MARK
 from notebooks import NBS, ROOT, lessons, read, sidebar
 
@@ -68,6 +70,7 @@ def stage():
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
+    staging.install()
     refresh_quarto_yml()
     return proc_nbs(force=True, n_workers=2)
 
@@ -157,7 +160,12 @@ def by_pandoc(sections, more):
 
 
 def by_quarto():
-    subprocess.run([Path(sys.executable).with_name("nbdev-docs")], cwd=ROOT, check=True)
+    "What the command nbdev-docs does, in this process, so that pages are staged as above; returns the problems."
+    from nbdev.quarto import nbdev_docs
+
+    staging.install()
+    os.chdir(ROOT)
+    nbdev_docs.__wrapped__(n_workers=2)
     return [] if (OUT / "index.html").exists() else ["Quarto left no _docs/index.html"]
 
 
@@ -169,27 +177,10 @@ def exported():
 
 
 def outside(page, link, root=ROOT, nbs=NBS):
-    "The file of the project that a link on a page means and that is no page, or None."
-    path = (nbs / Path(page).parent / unquote(urlsplit(link).path)).resolve()
-    return path if path.is_file() and path.is_relative_to(root) and path.suffix not in READER else None
-
-
-def finish(page, out=None, root=ROOT, nbs=NBS, module=None):
-    """Finish the HTML of a page in place: the way that the notebook ends with gives way to that of the site, a lesson links to the
-    reference of its module, and files of the project that it links to come along."""
-    out = out or OUT
-    target, up = out / href(page), "../" * (len(Path(page).parts) - 1)
-    def carry(m):
-        if re.match(r"[a-z]+:|#|/|$", m[2]): return m[0]
-        there = (target.parent / unquote(urlsplit(m[2]).path)).resolve()
-        if there.is_relative_to(out.resolve()) and there.exists() or not (file := outside(page, m[2], root, nbs)): return m[0]
-        copy = out / "project" / file.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(file, copy)
-        return f'{m[1]}{up}project/{file.relative_to(root).as_posix()}"'
-    html = HREF.sub(carry, WAY.sub("", target.read_text(encoding="utf-8")))
-    if module: html = html.replace("</main>", f'<p class="reference">Reference: <a href="{up}api/{module}.html"><code>tl_nb.{module}</code></a></p>\n</main>', 1)
-    target.write_text(html, encoding="utf-8")
+    "The file of the project that a link on a page means and that is no page, or None. nbdev writes /blob/… for sources."
+    path = unquote(urlsplit(link).path)
+    file = root / path.split("/", 3)[-1] if path.startswith("/blob/") else (nbs / Path(page).parent / path).resolve()
+    return file if file.is_file() and file.is_relative_to(root) and file.suffix not in READER else None
 
 
 def places(html):
@@ -197,11 +188,41 @@ def places(html):
     return {unescape(x) for x in re.findall(r'\s(?:id|name)="([^"]+)"', html)}
 
 
+@cache
+def places_in(path): return places(path.read_text(encoding="utf-8"))
+
+
+def mended(link, page, out, root, nbs):
+    "A link of a page as it must be on the site, where a site has no top of its own and files of the project come along."
+    up, parts = "../" * (len(Path(page).parts) - 1), urlsplit(link)
+    if parts.scheme or parts.netloc or not parts.path: return link
+    if parts.path.startswith("/") and (there := out / parts.path[1:]).is_file():  # nbdev's, to a name that may have no heading
+        return up + parts.path[1:] + (f"#{parts.fragment}" if parts.fragment in places_in(there) else "")
+    there = ((out / href(page)).parent / unquote(parts.path)).resolve()
+    if there.is_relative_to(out.resolve()) and there.exists() or not (file := outside(page, link, root, nbs)): return link
+    copy = out / "project" / file.relative_to(root)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(file, copy)
+    return f"{up}project/{file.relative_to(root).as_posix()}"
+
+
+def finish(page, out=None, root=ROOT, nbs=NBS, module=None):
+    """Finish the HTML of a page in place: the way that the notebook ends with gives way to that of the site, links are mended, and
+    a lesson leads to the reference of its module."""
+    out = out or OUT
+    target, up = out / href(page), "../" * (len(Path(page).parts) - 1)
+    html = WAY.sub("", target.read_text(encoding="utf-8"))
+    html = HREF.sub(lambda m: m[0] if m[2].startswith("data:") else f'{m[1]}{escape(mended(unescape(m[2]), page, out, root, nbs))}"', html)
+    more = f'<p class="reference">Reference: <a href="{up}api/{module}.html"><code>tl_nb.{module}</code></a></p>'
+    if module: html = html.replace("</main>", f"{more}\n</main>", 1)
+    target.write_text(html, encoding="utf-8")
+
+
 def unreached(out=None, start="index.html"):
     "(dead links of a built site as sentences, pages that no way leads to from the start)"
     out, seen, todo, dead = out or OUT, {start}, [start], []
     text = cache(lambda page: (out / page).read_text(encoding="utf-8"))
-    named = cache(lambda page: places(text(page)))
+    named = cache(lambda page: places(text(page)))  # not as above: pages may have been finished since
     while todo:
         page = todo.pop()
         for link in dict.fromkeys(unescape(x) for _, x in HREF.findall(text(page)) if not x.startswith("data:")):
