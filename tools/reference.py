@@ -12,7 +12,7 @@ from html import escape
 from inspect import cleandoc
 from pathlib import Path
 
-from notebooks import LIBRARY
+from notebooks import LIBRARY, NBS, read, title
 
 WIDE = 92  # characters of a signature in one line
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -247,16 +247,22 @@ def section(entry, level=2):
     return "\n".join([head, raw(text) if text else "", *(section(part, 3) for part in entry.parts)])
 
 
-def front(title, about):
+def lesson(module):
+    "What the lesson of a module is called."
+    path = NBS / module.notebook
+    return title(read(path)).split(":")[0] if path.exists() else module.notebook
+
+
+def front(name, about):
     "The front matter of a page."
     quoted = lambda s: '"' + s.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"---\ntitle: {quoted(title)}\ndescription: {quoted(' '.join(about.split()))}\n---\n"
+    return f"---\ntitle: {quoted(name)}\ndescription: {quoted(' '.join(about.split()))}\n---\n"
 
 
 def page(module):
     "The page of a module."
     names = " · ".join(f"[`{e.name}`](#{e.name})" for e in module.entries)
-    back = f"Explained in its lesson, [`{module.notebook}`](../{module.notebook}). " if module.notebook else ""
+    back = f"Explained in its lesson, [{lesson(module)}](../{module.notebook}). " if module.notebook else ""
     others = "".join(f"\n\n`{name}` comes from [`tl_nb.{m}`]({m}.qmd#{name})." for name, m in module.borrowed.items())
     return "\n".join([front(f"tl_nb.{module.name}", module.doc.split("\n\n")[0]), f"{back}All modules are in the [reference](index.qmd).", "",
                       names + others, "", *(section(e) for e in module.entries)])
