@@ -585,6 +585,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                            'tl_nb.cli._Commands.main': ('5_ship/command_line.html#_commands.main', 'tl_nb/cli.py'),
                            'tl_nb.cli._advise': ('5_ship/command_line.html#_advise', 'tl_nb/cli.py'),
                            'tl_nb.cli._arguments': ('5_ship/command_line.html#_arguments', 'tl_nb/cli.py'),
+                           'tl_nb.cli._as_options': ('5_ship/command_line.html#_as_options', 'tl_nb/cli.py'),
                            'tl_nb.cli._budget': ('5_ship/command_line.html#_budget', 'tl_nb/cli.py'),
                            'tl_nb.cli._data': ('5_ship/command_line.html#_data', 'tl_nb/cli.py'),
                            'tl_nb.cli._explain': ('5_ship/command_line.html#_explain', 'tl_nb/cli.py'),

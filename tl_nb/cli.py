@@ -98,7 +98,7 @@ _EXTRAS = {"copier": "cli", "jupyterlab": "course", "datasets": "hub"}  # packag
 def _explain(error, stopped):
     "Says in one line what went wrong. Returns the exit code."
     if stopped or isinstance(error, KeyboardInterrupt): return _say("stopped; nothing half-made is left.") or 130
-    if isinstance(error, typer.Abort): return _say("no answer was given, so nothing was done.") or 1
+    if isinstance(error, typer.Abort): return print(file=sys.stderr) or _say("no answer was given, so nothing was done; --yes answers in advance.") or 1
     if isinstance(error, BrokenPipeError): return os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) and 1
     if isinstance(error, typer.BadParameter.__base__): return _misused(error)
     if isinstance(error, ModuleNotFoundError) and (extra := _EXTRAS.get(error.name)):
@@ -110,13 +110,20 @@ def _explain(error, stopped):
 def _misused(error):
     "The line for a command that was written wrongly."
     command = error.ctx.command_path if error.ctx else "tl-nb"
-    return _say(f"{one_line(error.format_message()).rstrip('.')}. See: {command} --help") or 2
+    said = one_line(error.format_message()).replace("Value error, ", "").rstrip(".")
+    return _say(f"{said}{'' if said.endswith('?') else '.'} See: {command} --help") or 2
 
 
 def _reason(error):
-    "What an error says; the system's own with the file first, and without its number."
-    if not isinstance(error, OSError) or not error.strerror: return one_line(error)
+    "What an error says, with options for keywords; the system's own with the file first, and without its number."
+    if not isinstance(error, OSError) or not error.strerror: return _as_options(one_line(error))
     return one_line(f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}.")
+
+# %% ../nbs/5_ship/03_command_line.ipynb #01b603b3
+def _as_options(said):
+    "A message in which the keywords of the library are written as the options of the commands."
+    said = re.sub(r"\b(text|image|label|group|kind|encoding|name|recipe)=(?:'([^']*)')?", lambda m: f"--{m[1]} {m[2] or ''}".rstrip(), said)
+    return said.replace("on_error='skip'", "--skip-broken")
 
 # %% ../nbs/5_ship/03_command_line.ipynb #e0273d52
 class _Commands(TyperGroup):
@@ -219,17 +226,19 @@ _Image = Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a CSV: wh
 _Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a CSV: where the labels are, if not in label.")]
 _Group = Annotated[str | None, typer.Option(metavar="COLUMN", help="Of a CSV: a column whose equal rows stay together.")]
 
+_Encoding = Annotated[str | None, typer.Option(help="Of texts and CSV, if not utf-8.")]
+
 
 def _given(**more): return {k: v for k, v in more.items() if v is not None}
 
 # %% ../nbs/5_ship/03_command_line.ipynb #b75be4a0
 @app.command()
-def advise(path: _Data, budget: _Budget = "2min", as_json: _Json = False, text: _Text = None, image: _Image = None, label: _Label = None, group: _Group = None,
+def advise(path: _Data, budget: _Budget = "2min", as_json: _Json = False, text: _Text = None, image: _Image = None, label: _Label = None, group: _Group = None, encoding: _Encoding = None,
            save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the report too: .html, .md or .json.")] = None,
            seed: Annotated[int | None, typer.Option(help="Of splits and training; else the one of the settings.")] = None):
     "Which recipe is worth it for this data: a ranked list with the evidence, within a budget."
     limit, save, path = _budget(budget), save and _report(save), _data(path)
-    found = _advise(path, limit, seed, **_given(text=text, image=image, label=label, group=group))
+    found = _advise(path, limit, seed, **_given(text=text, image=image, label=label, group=group, encoding=encoding))
     if as_json: _print_json(found.to_dict())
     else: print(found)
     if save: _save(found, save)
@@ -264,7 +273,7 @@ def new(path: Annotated[Path, typer.Argument(help="The folder to make. Its paren
         name: Annotated[str | None, typer.Option(help="Of the Python package; else made from the name of the folder.")] = None,
         recipe: Annotated[str | None, typer.Option(help="Of the advisor's: frozen, lp-ft, tfidf … The default is frozen.")] = None,
         advised: Annotated[bool, typer.Option("--advise", help="Ask the advisor, and take its best recipe.")] = False,
-        budget: _Budget = "2min", as_json: _Json = False, text: _Text = None, image: _Image = None, label: _Label = None, group: _Group = None,
+        budget: _Budget = "2min", as_json: _Json = False, text: _Text = None, image: _Image = None, label: _Label = None, group: _Group = None, encoding: _Encoding = None,
         skip: Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read, instead of stopping at it.")] = False):
     "Make a project from your data: notebooks, library, tests, README, a predict command and a small page."
     if recipe and advised: raise typer.BadParameter("it is one or the other: --recipe names one, --advise asks for the best.", param_hint="--recipe and --advise")
@@ -272,7 +281,7 @@ def new(path: Annotated[Path, typer.Argument(help="The folder to make. Its paren
     from tl_nb.template import new_project, _package
 
     _package(name, path)  # raises for one that cannot be
-    columns = _given(text=text, image=image, label=label, group=group)
+    columns = _given(text=text, image=image, label=label, group=group, encoding=encoding)
     if advised: _say(f"the advisor takes {(recipe := _advise(data, limit, **columns).best)!r}")
     made = new_project(path, data, kind and kind.value, name=name, recipe=recipe, **columns, **{"on_error": "skip"} if skip else {})
     if as_json: return _print_json({"path": made, "data": data, "kind": kind and kind.value, "recipe": recipe or "frozen"})
