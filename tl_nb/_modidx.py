@@ -209,6 +209,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.advisor._of_images': ('3_practice/advisor.html#_of_images', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._of_texts': ('3_practice/advisor.html#_of_texts', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._part_of': ('3_practice/advisor.html#_part_of', 'tl_nb/advisor.py'),
+                               'tl_nb.advisor._quiet': ('3_practice/advisor.html#_quiet', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._ranked': ('3_practice/advisor.html#_ranked', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._read': ('3_practice/advisor.html#_read', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._sampled': ('3_practice/advisor.html#_sampled', 'tl_nb/advisor.py'),

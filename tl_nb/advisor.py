@@ -7,9 +7,11 @@ __all__ = ['PRIOR', 'AdviceError', 'find_problems', 'shrunk_gain', 'Advice', 'ad
 
 # %% ../nbs/3_practice/08_advisor.ipynb #94088671
 import json
+import logging
 import os
 import re
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
@@ -22,7 +24,7 @@ from .backbones import EMBEDDED, Backbone, load_backbone
 from .data import Dataset, from_csv, from_folder
 from .embedding import embed
 from .features import _drawn, _together
-from .recipes import RECIPES, TRAINED, Task, Trial, epochs_for, fit_recipe, forward_seconds, megabytes, prepare, recipes_for
+from .recipes import MEMBERS, RECIPES, TRAINED, Task, Trial, epochs_for, fit_recipe, forward_seconds, megabytes, prepare, recipes_for
 from .settings import settings
 from .sources import user_path
 from .transferability import logme, score_stages
@@ -139,10 +141,10 @@ def shrunk_gain(differences,  # (m,) one a validated item: right with the recipe
     return float(prior + weight * (d.mean() - prior)), float(np.sqrt(weight * error))
 
 # %% ../nbs/3_practice/08_advisor.ipynb #74650f56
-PRIOR = {"text": {"tfidf": (-0.1, 0.2), "frozen": (0, 0), "stage": (0, 0.02), "last-k": (0.025, 0.03), "lp-ft": (0.025, 0.03),
-                  "lora": (0.02, 0.03), "full": (0.01, 0.04), "ensemble": (0.025, 0.025)},
-         "image": {"pixels": (-0.15, 0.2), "frozen": (0, 0), "stage": (0, 0.03), "last-k": (-0.01, 0.05), "lp-ft": (-0.05, 0.06),
-                   "lora": (0, 0.05), "full": (-0.06, 0.08), "ensemble": (0.01, 0.03)}}  # (expected gain over frozen, its spread)
+PRIOR = {"text": {"tfidf": (-0.1, 0.2), "frozen": (0, 0), "stage": (0.005, 0.02), "last-k": (0.02, 0.03), "lp-ft": (0.025, 0.03),
+                  "lora": (0.025, 0.03), "full": (-0.02, 0.05), "ensemble": (0.03, 0.03)},
+         "image": {"pixels": (-0.15, 0.2), "frozen": (0, 0), "stage": (0.035, 0.05), "last-k": (-0.04, 0.06), "lp-ft": (-0.15, 0.15),
+                   "lora": (0.01, 0.04), "full": (-0.12, 0.12), "ensemble": (0.03, 0.04)}}  # (expected gain over frozen, its spread)
 
 # %% ../nbs/3_practice/08_advisor.ipynb #ed7205a6
 def _gain(trial, name):
@@ -163,7 +165,7 @@ def _first_round(trial):
 # %% ../nbs/3_practice/08_advisor.ipynb #76a22168
 def _hope(trial, name):
     "Expected gain plus one standard deviation, of a recipe or of the ensemble that it makes possible."
-    return max(sum(_gain(trial, who)) for who in ([name, "ensemble"] if name == "last-k" else [name]))
+    return max(sum(_gain(trial, who)) for who in ([name, "ensemble"] if name == MEMBERS[-1] else [name]))
 
 
 def _size_that_fits(trial, name):
@@ -228,7 +230,7 @@ def _ranked(trial, n):
         half = 1.96 * np.sqrt(base * (1 - base) / len(trial.task.y) + spread ** 2)
         at = float(np.clip(base + gain, 0, 1))
         accuracy = dict(accuracy=round(at, 4), low=round(max(at - half, 0), 4), high=round(min(at + half, 1), 4))
-        price = dict(seconds=round(float(trial.price(name, n, 0)), 1), mb=round(megabytes(trial.task, name), 1))
+        price = dict(seconds=round(float(trial.price(name, n, 0)), 1), mb=round(megabytes(trial.task, name), 3))
         rows.append(dict(recipe=name) | accuracy | price | dict(evidence=_evidence(trial, name), untried=not trial.runs(name)))
     rows = sorted(rows, key=lambda row: -row["accuracy"])
     best = next(row for row in rows if not row["untried"])
@@ -424,9 +426,20 @@ def advise(data,  # a Dataset, the path of a folder, or of a CSV file; of parts,
     given = _read(data, reading)
     pool, left_out = _judgeable(given[_learned_from(given)])
     backbone = backbone if isinstance(backbone, Backbone) else load_backbone(backbone, kind=pool.kind)
-    sample, each = _sampled(pool, backbone, budget / 4)
-    task = prepare(sample, backbone, store=store, progress=progress, seconds=each)
-    return _advice(given, pool, task, left_out, start, budget, seed, progress)
+    with _quiet():
+        sample, each = _sampled(pool, backbone, budget / 4)
+        task = prepare(sample, backbone, store=store, progress=progress, seconds=each)
+        return _advice(given, pool, task, left_out, start, budget, seed, progress)
+
+# %% ../nbs/3_practice/08_advisor.ipynb #d2c2ee6c
+@contextmanager
+def _quiet():
+    "Without a line for each time that long texts are cut: the report says it once."
+    log = logging.getLogger("tl_nb")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try: yield
+    finally: log.setLevel(before)
 
 # %% ../nbs/3_practice/08_advisor.ipynb #66432c13
 def _advice(given, pool, task, left_out, start, budget, seed, progress):

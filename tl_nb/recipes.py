@@ -33,8 +33,8 @@ RECIPES = {"tfidf": "TF-IDF of words and word pairs; no transfer", "pixels": "ra
            "frozen": "frozen features of the last stage", "stage": "frozen features of the best stage, by LogME",
            "last-k": "head by regression, then the last three blocks trained", "lp-ft": "head by regression, then everything trained",
            "lora": "head by regression, then thin updates of every layer trained", "full": "a new head and everything trained",
-           "ensemble": "mean of frozen, stage and last-k"}
-TRAINED, MEMBERS = ("last-k", "lp-ft", "lora", "full"), ("frozen", "stage", "last-k")
+           "ensemble": "mean of frozen, stage and lora"}
+TRAINED, MEMBERS = ("last-k", "lp-ft", "lora", "full"), ("frozen", "stage", "lora")
 
 # %% ../nbs/3_practice/09_recipes.ipynb #94031854
 class RecipeError(ValueError):
@@ -233,7 +233,7 @@ def megabytes(task: Task, name: str) -> float:
     if name == "tfidf": return sum(len(x) for x in task.data.items) / 2**20
     if name == "pixels": return task.pixels.nbytes / 2**20
     n, last = task.backbone.n_parameters, sum(s.n_parameters for s in task.backbone.body[-3:])
-    moves = {"last-k": last, "ensemble": last, "lp-ft": n, "full": n, "lora": n / 50}.get(name, 0)
+    moves = {"last-k": last, "lp-ft": n, "full": n, "lora": n / 50, "ensemble": n / 50}.get(name, 0)
     return (4 * n + 12 * moves) / 2**20
 
 # %% ../nbs/3_practice/09_recipes.ipynb #adeff344
@@ -311,7 +311,7 @@ def head(self: Trial, name, i, n=None):
 @patch
 def price(self: Trial, name, n, valid, epochs=None):
     "Seconds to train on n items and to predict others."
-    if name == "ensemble": name = "last-k"
+    if name == "ensemble": name = MEMBERS[-1]
     if name not in TRAINED: return self.task.seconds * (n + valid) + self.took.get(name, 0.1)
     step, moves = self.steps.get(name, (4 * self.task.seconds, self.task.backbone.n_parameters))
     seconds = training_seconds(step, n, epochs or epochs_for(n), moves) + self.task.seconds * (n + valid)
@@ -342,7 +342,7 @@ def train(self: Trial, name, i, n=None, epochs=None) -> bool:
         return False
     self.proba[name, i, len(train)] = training.learner.predict_proba([self.task.data.items[j] for j in valid], progress=False)
     self.pace[name] = self.factor(name) * (time.perf_counter() - start) / need
-    if name == "last-k": self.mix(i, len(train))
+    if name == MEMBERS[-1]: self.mix(i, len(train))
     return True
 
 
