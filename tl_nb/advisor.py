@@ -169,14 +169,14 @@ def _hope(trial, name):
 
 
 def _size_that_fits(trial, name):
-    "(fold, training items) of the next run of a recipe, or None: all items, or as many as fit, but never fewer than it had."
+    "(fold, training items, epochs) of the next run of a recipe, or None: all items; or fewer in half of the epochs, but never fewer than it had."
     full = len(trial.part(0)[0])
     least = max(32, 4 * len(trial.task.data.classes))
     n, done = full, [r for r in trial.runs(name) if r[1] >= 0.9 * full]
     while n >= least or n == full:
         i = len(done) if n == full else sum(m <= 1.1 * n for _, m in trial.runs(name))
-        train, valid = trial.part(i, n)
-        if trial.fits(trial.price(name, len(train), len(valid))): return i, n
+        (train, valid), epochs = trial.part(i, n), None if n == full else max(2, epochs_for(n) // 2)
+        if trial.fits(trial.price(name, len(train), len(valid), epochs)): return i, n, epochs
         if done: return None
         n //= 2
     return None
@@ -229,17 +229,17 @@ def _ranked(trial, n):
         gain, spread = _gain(trial, name)
         half = 1.96 * np.sqrt(base * (1 - base) / len(trial.task.y) + spread ** 2)
         at = float(np.clip(base + gain, 0, 1))
-        accuracy = dict(accuracy=round(at, 4), low=round(max(at - half, 0), 4), high=round(min(at + half, 1), 4))
+        accuracy = dict(order=base + gain, accuracy=round(at, 4), low=round(max(at - half, 0), 4), high=round(min(at + half, 1), 4))
         price = dict(seconds=round(float(trial.price(name, n, 0)), 1), mb=round(megabytes(trial.task, name), 3))
         rows.append(dict(recipe=name) | accuracy | price | dict(evidence=_evidence(trial, name), untried=not trial.runs(name)))
-    rows = sorted(rows, key=lambda row: -row["accuracy"])
+    rows = sorted(rows, key=lambda row: -round(row.pop("order"), 6))
     best = next(row for row in rows if not row["untried"])
     return pd.DataFrame([best, *(row for row in rows if row is not best)])
 
 # %% ../nbs/3_practice/08_advisor.ipynb #898fdb52
 def _verdict(trial, table):
     "Whether transfer is worth it, in a sentence or two."
-    plain, best = recipes_for(trial.kind)[0], next((r for r in table.itertuples() if r.recipe not in ("tfidf", "pixels")), None)
+    plain, best = recipes_for(trial.kind)[0], next(r for r in table.itertuples() if r.recipe not in ("tfidf", "pixels") and not r.untried)
     d, most = trial.differences(best.recipe, plain), np.bincount(trial.task.y).max() / len(trial.task.y)
     half = 1.96 * np.sqrt((d.var() + 1 / (len(d) + 1)) / max(min(len(d), len(trial.task.y)), 1))
     by = f"{d.mean():+.3f} [{d.mean() - half:+.3f}, {d.mean() + half:+.3f}] on {len(d)} validations" if len(d) else "not measured"
