@@ -22,7 +22,7 @@ from tl_nb.settings import load_settings
 FLOORS = {1: "settings evaluate transferability exercises exercises_methods exercises_applications exercises_ship ranking",
           2: "archives assets similarity alignment adapters adapt calibration ensemble",
           3: "sources splits pairs data stages backbones signs leaves", 4: "embedding store features classifier finetune",
-          5: "prefix freezing freeze_plan what_if forgetting adapt_deep members impact search anomaly clinical queries", 6: "widgets advisor chat", 7: "template cli"}
+          5: "prefix freezing freeze_plan what_if forgetting adapt_deep members impact search anomaly clinical queries distributed", 6: "widgets advisor chat", 7: "template cli"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 MODULES = sorted(p for p in LIBRARY.glob("*.py") if not p.name.startswith("_"))
 NOT_THE_LIBRARYS = ("ipython", "ipykernel", "ipywidgets", "jupyter", "jupyterlab", "jupyter-client", "notebook",
