@@ -147,7 +147,7 @@ def test_one_that_was_told_of_another_which_never_comes_says_so(runs):
 
 
 GLOO = "RuntimeError: [pair.cc:545] gloo: Connection closed by peer"
-LOST = "tl_nb.distributed.DistributedError: Process 0 of 2 has lost the others"
+LOST = "tl_nb.distributed.DistributedError: Process 0 of 2 has lost the others ([pair.cc:545] gloo: Connection closed by peer)"
 ROOT = "[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : {} (pid: 99)\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: "
 
 
