@@ -29,7 +29,8 @@ refresh: $(VENV)/.dev prefetch ## run the lessons and store their outputs, then 
 	@$(BIN)/python tools/lessons.py --write $(NBS)
 	@$(BIN)/python tools/readme.py
 
-library: $(VENV)/.dev ## write tl_nb/ and NOTICE from the notebooks, and clean the notebooks
+library: $(VENV)/.dev ## write tl_nb/ and NOTICE from the notebooks; clean the notebooks, link each to the next
+	@$(BIN)/python tools/navigate.py
 	@$(BIN)/nbdev-export
 	@$(BIN)/nbdev-clean
 	@$(BIN)/python tools/sync.py --notice
@@ -40,7 +41,7 @@ readme: $(VENV)/.dev ## write README.md from nbs/index.ipynb
 bench: $(VENV)/.bench $(VENV)-adapt/.made prefetch ## side by side with peers: medians of interleaved runs, as ratios
 	@$(BIN)/python -m benchmarks
 
-docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc
+docs: $(VENV)/.dev ## the site in _docs/, by Quarto where it is installed, else by pandoc; every link is followed
 	@$(BIN)/python tools/docs.py
 
 prefetch: $(VENV)/.course ## fetch and check the models and data of the course
@@ -53,7 +54,7 @@ chromium: $(VENV)/.dev
 	@$(BIN)/python tools/browser.py
 
 clean: ## remove the environment and everything built; the cache of models and data stays
-	rm -rf $(VENV) $(VENV)-adapt _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/llms.txt
+	rm -rf $(VENV) $(VENV)-adapt _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml nbs/llms.txt nbs/api
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp per extra, newer than the two files that decide what it installs: the second run costs nothing.

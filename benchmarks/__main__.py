@@ -2,7 +2,8 @@
 import subprocess
 import sys
 
-PARTS = ("import_time", "embed", "store", "head", "finetune", "coral", "mmd", "logme", "prefix", "widget", "search", "anomaly")
+PARTS = ("import_time", "embed", "store", "head", "finetune", "coral", "mmd", "logme", "prefix", "widget", "search", "anomaly",
+         "distributed")
 
 if __name__ == "__main__":
     missed = [part for part in PARTS if subprocess.run([sys.executable, "-m", f"benchmarks.{part}"]).returncode]

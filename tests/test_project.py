@@ -22,7 +22,7 @@ from tl_nb.settings import load_settings
 FLOORS = {1: "settings evaluate transferability exercises exercises_methods exercises_applications exercises_ship ranking",
           2: "archives assets similarity alignment adapters adapt calibration ensemble",
           3: "sources splits pairs data stages backbones signs leaves", 4: "embedding store features classifier finetune",
-          5: "prefix freezing freeze_plan what_if forgetting adapt_deep members impact search anomaly clinical queries", 6: "widgets advisor chat", 7: "template cli"}
+          5: "recipes prefix freezing freeze_plan what_if forgetting adapt_deep members impact search anomaly clinical queries distributed", 6: "widgets advisor chat doctor", 7: "template cli"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 MODULES = sorted(p for p in LIBRARY.glob("*.py") if not p.name.startswith("_"))
 NOT_THE_LIBRARYS = ("ipython", "ipykernel", "ipywidgets", "jupyter", "jupyterlab", "jupyter-client", "notebook",
@@ -30,9 +30,11 @@ NOT_THE_LIBRARYS = ("ipython", "ipykernel", "ipywidgets", "jupyter", "jupyterlab
 HEADER = ("**You will be able to**", "**Before you start**", "**Time**", "**Data**")
 FOOTER = ("## Summary", "## Questions", "## Exercise", "## Take it to your domain", "## Further reading")
 EMOJI = re.compile("[\U0001F000-\U0001FAFF\u2B50\u2705\u274C\uFE0F]")
+PAGES = ("index.ipynb", "cheat_sheet.ipynb", "glossary.ipynb")  # no lessons: nothing to ask, to solve or to take home
 by_name = {"ids": lambda p: p.relative_to(ROOT).as_posix()}
 each_notebook = pytest.mark.parametrize("path", lessons(NBS), **by_name)
-each_lesson = pytest.mark.parametrize("path", [p for p in lessons(NBS) if p.name != "index.ipynb"], **by_name)
+each_lesson = pytest.mark.parametrize("path", [p for p in lessons(NBS) if p.name not in PAGES], **by_name)
+each_row_of_the_map = pytest.mark.parametrize("path", [p for p in lessons(NBS) if p.name != "index.ipynb"], **by_name)
 each_module = pytest.mark.parametrize("path", MODULES, **by_name)
 
 
@@ -58,7 +60,7 @@ def test_stored_outputs_show_no_error_warning_or_path(path):
     assert unclean(read(path)) == []
 
 
-@each_lesson
+@each_row_of_the_map
 def test_the_header_says_what_when_how_long(path):
     title, table = (c.source for c in read(path).cells[:2])
     alone = re.fullmatch(r"# .+\n+> .+(\n> .+)*\s*", title)

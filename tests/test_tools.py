@@ -160,7 +160,7 @@ def test_a_first_run_may_take_half_as_long_again(notebook, monkeypatch, took, pa
 
 def test_seconds_in_the_header_are_measured_in_steps_of_five(notebook):
     nb = read(notebook())
-    for seconds, said in [(3, "5"), (7, "10"), (6, "10"), (31, "35"), (20, "35"), (12, "15")]:
+    for seconds, said in [(3, "5"), (7, "10"), (7.5, "10"), (31, "35"), (26, "35"), (20, "20"), (12, "15")]:
         lessons.stamp_seconds(nb, seconds)
         assert f"· {said} s to run" in nb.cells[1].source
 

@@ -28,12 +28,12 @@ class AnomalyError(ValueError):
     "Items, numbers or files that no detector can use: says which, why, and what to do."
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #971c02b9
-def _shortlist(X, Y, m, skip):
-    "For each row of X its m nearest rows of Y, and a squared distance that no other row is below; skip: a row of Y for each of X."
-    found = torch.addmm((Y * Y).sum(1), X, Y.T, alpha=-2)
+def _shortlist(X, Y, square, m, skip):
+    "For each row of X its m nearest rows of Y, and a squared distance that no other row is below; square: of the rows of Y; skip: a row of Y for each of X."
+    found = torch.addmm(square, X, Y.T, alpha=-2)
     if skip is not None: found[torch.arange(len(X)), skip] = float("inf")
     values, at = found.topk(m, largest=False)
-    size = X.norm(dim=1) + Y.norm(dim=1).max()
+    size = X.norm(dim=1) + square.max().sqrt()
     rounding = (X.shape[1] + 8) * torch.finfo(X.dtype).eps * size ** 2
     return at, values[:, -1] + (X * X).sum(1) - rounding
 
@@ -47,13 +47,13 @@ def _nearest(X, Y, k, own=False, room=1 << 22):
     "Distances (n, k) of rows of X to the k nearest rows of Y, ascending. own: X is Y, and no row is its own neighbour."
     centre, most = np.mean(Y, 0, dtype=np.float64), len(Y) - own
     X, Y = torch.from_numpy(X - centre), torch.from_numpy(Y - centre)  # near zero, single precision is finest
-    m, out, small = min(k + 8, most), torch.empty(len(X), k, dtype=torch.float64), Y.float()
+    m, out, small, square = min(k + 8, most), torch.empty(len(X), k, dtype=torch.float64), Y.float(), (Y * Y).sum(1)
     for rows in torch.arange(len(X)).split(max(1, room // max(len(Y), m * X.shape[1]))):
         skip = rows if own else None
-        at, bound = _shortlist(X[rows].float(), small, m, skip)
+        at, bound = _shortlist(X[rows].float(), small, square.float(), m, skip)
         out[rows] = _exact(X[rows], Y, at, k)
         open_ = rows[~(out[rows, -1] ** 2 <= bound)] if m < most else rows[:0]
-        if len(open_): out[open_] = _exact(X[open_], Y, _shortlist(X[open_], Y, m, open_ if own else None)[0], k)
+        if len(open_): out[open_] = _exact(X[open_], Y, _shortlist(X[open_], Y, square, m, open_ if own else None)[0], k)
     return out.numpy()
 
 # %% ../nbs/4_applications/06_anomaly.ipynb #b1e9aebd

@@ -33,7 +33,8 @@ from PIL import Image
 from notebooks import NBS, ROOT, code_cells, lessons, read, stamps
 
 SECONDS, GIGABYTES = 120, 4.0  # the budget of one lesson
-COLD = 1.5  # its first run, which fills the store of features, may take so many times as long
+COURSE = 25 * 60  # seconds for all lessons, one after another
+COLD = 1.5  # a first run, which fills the store of features, may take so many times as long
 WEEK = 7 * 24 * 3600  # seconds for slow results, which tl_nb.evaluate.results computes
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE_PATH = re.compile(r"(?<![\w.:/~-])/(?:work|tmp|root|home|Users|var/folders)/[\w.@~-]+|\b[A-Z]:\\Users\\")
@@ -250,7 +251,7 @@ def stale(old, new):
 def stamp_seconds(nb, seconds):
     "Write the measured seconds into the header, in steps of five; a stamp that still fits is left alone."
     def said(m):
-        fits = int(m[1]) / 2 <= seconds <= int(m[1])
+        fits = 0.7 * int(m[1]) <= seconds <= int(m[1])
         return m[0] if fits else f"· {max(5, 5 * math.ceil(seconds / 5))} s to run"
     for cell in nb.cells[:2]: cell.source = TIME.sub(said, cell.source)
 
@@ -287,6 +288,23 @@ def report(run):
     print(f"{name}: {state} ({run.seconds:.0f} s, {run.peak:.1f} GB)", *run.problems, sep="\n    ", flush=True)
 
 
+def features():
+    "The size of the store of features in bytes: where a run has made it grow, the run was a first one."
+    from tl_nb.settings import settings
+
+    return sum(p.stat().st_size for p in (settings.cache / "features").rglob("*") if p.is_file())
+
+
+def course(seconds,  # of all lessons together
+           grown):  # by how many bytes the store of features
+    "What all lessons took, as a sentence, and whether that is too long."
+    cold = grown > 1_000_000  # less is its index, which is written anew
+    limit = COLD * COURSE if cold else COURSE
+    first = f"; a first run, which filled the store of features, has {limit / 60:.1f}" if cold else ""
+    said = f"the whole course: {seconds / 60:.1f} minutes to run, one lesson after another, of {COURSE / 60:.0f}{first}"
+    return said, seconds > limit
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 def cut_network():
@@ -316,13 +334,16 @@ def main():
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     cut_network()
-    failed, paths = 0, [p.resolve() for p in args.notebooks] or lessons(NBS)
+    failed, seconds, before, paths = 0, 0.0, features(), [p.resolve() for p in args.notebooks] or lessons(NBS)
     with ThreadPoolExecutor(args.j) as pool:
         for run in pool.map(lambda p: lesson(p, args.write, args.seconds), paths):
             report(run)
-            failed += bool(run.problems)
+            failed, seconds = failed + bool(run.problems), seconds + run.seconds
     print(f"{len(paths) - failed} passed, {failed} failed")
-    sys.exit(failed > 0)
+    said, late = course(seconds, features() - before)
+    whole = not args.notebooks and args.j == 1
+    if whole: print(f"{'FAILED, ' if late else ''}{said}")
+    sys.exit(failed > 0 or whole and late)
 
 
 if __name__ == "__main__":

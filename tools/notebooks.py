@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS = ROOT / "nbs"
@@ -19,6 +20,17 @@ def lessons(folder=None):  # another folder of notebooks, for tests
 
 
 def read(path): return nbformat.read(path, as_version=4)
+
+
+def title(nb):
+    "The title of a notebook: what its first cell says behind #."
+    return re.search(r"^# (.+)$", nb.cells[0].source, re.M)[1].strip()
+
+
+def sidebar(root=ROOT):
+    "[(section, [page, …]), …] of the site: the one place where the order of the course is written down."
+    config = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))
+    return [(part["section"], part["contents"]) for part in config["website"]["sidebar"]["contents"]]
 
 
 def code_cells(nb): return [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]

@@ -8,6 +8,7 @@ import sys
 from nbconvert import MarkdownExporter
 from traitlets.config import Config
 
+from navigate import MARK
 from notebooks import NBS, ROOT, read
 
 INDEX, README, PICTURES = NBS / "index.ipynb", ROOT / "README.md", ROOT / ".github" / "readme"
@@ -24,10 +25,10 @@ def from_root(text):
 
 
 def readable(nb):
-    "A copy of a notebook as the README shows it: hidden cells and nbdev's directives left out, links from the top."
+    "A copy of a notebook as the README shows it: hidden cells, directives and the way on left out, links from the top."
     nb = copy.deepcopy(nb)
     nb.metadata["language_info"] = {"name": "python"}  # colours its code blocks
-    nb.cells = [c for c in nb.cells if not re.match(r"#\|\s*hide", c.source) and c.source.strip()]
+    nb.cells = [c for c in nb.cells if not re.match(rf"#\|\s*hide|{re.escape(MARK)}", c.source) and c.source.strip()]
     for c in nb.cells:
         if c.cell_type == "markdown": c.source = from_root(c.source)
         else: show(c)

@@ -1,4 +1,4 @@
-"""Check that notebooks, library, NOTICE and README are one: cleaning and exporting again changes nothing.
+"""Check that notebooks, library, NOTICE and README are one: cleaning, exporting and linking again changes nothing.
 
 The work is done in a temporary copy, so nothing here is touched. `--notice` writes NOTICE instead of checking."""
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 
+import navigate
 from notebooks import NBS, ROOT, lessons, read
 
 LEFT_OUT = (".git", ".venv", ".venv-adapt", "_docs", "_proc", "build", "dist", "*.egg-info", "__pycache__",
@@ -55,6 +56,7 @@ def problems():
     "All that is out of step, as sentences."
     found = [f"{p.relative_to(ROOT)}: {why}" for p in lessons(NBS) if (why := invalid(p))]
     found += [f"{name}: differs after nbdev-clean and nbdev-export: run `make library`" for name in remade()]
+    found += navigate.problems()
     if not (ROOT / "NOTICE").exists() or (ROOT / "NOTICE").read_text(encoding="utf-8") != notice():
         found.append("NOTICE: not what tl_nb.assets.notice() says: run `make library`")
     readme = subprocess.run([sys.executable, ROOT / "tools" / "readme.py", "--check"], capture_output=True, text=True)
