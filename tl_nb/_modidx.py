@@ -1065,6 +1065,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                          'tl_nb/exercises_ship.py'),
                                       'tl_nb.exercises_ship._raised': ( '1_foundations/exercises_ship.html#_raised',
                                                                         'tl_nb/exercises_ship.py'),
+                                      'tl_nb.exercises_ship._reads_any': ( '1_foundations/exercises_ship.html#_reads_any',
+                                                                           'tl_nb/exercises_ship.py'),
                                       'tl_nb.exercises_ship.check_all_or_nothing': ( '1_foundations/exercises_ship.html#check_all_or_nothing',
                                                                                      'tl_nb/exercises_ship.py'),
                                       'tl_nb.exercises_ship.check_break_even': ( '1_foundations/exercises_ship.html#check_break_even',

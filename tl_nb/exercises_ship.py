@@ -114,6 +114,16 @@ def check_shares(answer):
             assert max(counts) - min(counts) <= 1, f"{case}: the processes get {counts} batches. The last one to finish decides, so deal them out evenly."
     return "Every item is computed beside the same others, whoever computes it: so how many took part cannot be seen in the result."
 
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #7fce2345
+def _reads_any(answer):
+    "Assert that an answer reads made-up curves where they cross an accuracy."
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        n, s = np.cumsum(rng.integers(5, 500, 6)), np.sort(rng.uniform(0.2, 0.9, 6))
+        at = rng.uniform(s[0], s[-1])
+        want = np.exp(np.interp(at, s, np.log(n)))
+        assert np.isclose(found := answer(n, s, at), want), f"sizes {n.tolist()}, scores {s.round(3).tolist()}, accuracy {at:.3f}: {want:.1f}, and yours is {found:.1f}."
+
 # %% ../nbs/1_foundations/14_exercises_ship.ipynb #620976fe
 @checker
 def check_labels_needed(answer):
@@ -128,12 +138,7 @@ def check_labels_needed(answer):
     assert np.isclose(answer(n, s, 0.8), 1000), "It does arrive at its last point: at 0.8, 1,000 labels."
     assert np.isclose(answer(n, s, 0.3), 10), "It is above 0.3 from its first size on. Fewer than 10 were never tried, so 10 is the answer."
     assert np.isclose(answer(n, np.array([0.5, 0.7, 0.7]), 0.7), 100), "Where the curve is flat, its first point counts: 100 labels reach 0.7."
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        n, s = np.cumsum(rng.integers(5, 500, 6)), np.sort(rng.uniform(0.2, 0.9, 6))
-        at = rng.uniform(s[0], s[-1])
-        want = np.exp(np.interp(at, s, np.log(n)))
-        assert np.isclose(found := answer(n, s, at), want), f"sizes {n.tolist()}, scores {s.round(3).tolist()}, accuracy {at:.3f}: {want:.1f}, and yours is {found:.1f}."
+    _reads_any(answer)
     return "A value that is only known to lie beyond the end is not thrown away and not guessed: it enters a mean as a bound."
 
 # %% ../nbs/1_foundations/14_exercises_ship.ipynb #d9b0d66c
