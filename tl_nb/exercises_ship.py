@@ -53,7 +53,7 @@ def check_safe_cache(answer):
         assert found == right, f"cache = {cache}, home = {ann}, here = {here}: {right} is right."
     return "Parts of paths were compared, not letters. Links are the next trap: resolve() them first."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #e3fc262d
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #6e60c44d
 @checker
 def check_items_that_fit(answer):
     "A function of (step, epochs, left): how many items can be trained on, given the seconds of a step for an item, the epochs, and the seconds left"
@@ -65,7 +65,7 @@ def check_items_that_fit(answer):
         assert found == fit, f"{case}: {fit} items fit, and yours is {found}."
     return "Where this is fewer than the items that are there, a recipe is tried on a part of them, and its rivals with it."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #b227a410
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #4429e51c
 @checker
 def check_shrunk(answer):
     "A function of (prior, spread, gain, error): the expected gain after evidence `gain` with standard error `error`, where `prior` with deviation `spread` was expected"
@@ -78,7 +78,7 @@ def check_shrunk(answer):
     assert np.isclose(found, 0.02 + 0.08 * 0.2), f"A spread of 0.03 and an error of 0.06 give the evidence a weight of one fifth, so {0.02 + 0.08 * 0.2:.3f}; yours is {found:.3f}."
     return "A gain of ten points on a few items becomes an expectation of less than four: that is how one is not fooled by the luckiest of nine."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #b28a0021
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #7d373649
 def _planned(lengths):
     "Batches of positions, longest first, of at most 24 with padding."
     order, batches = np.argsort(-np.asarray(lengths), kind="stable"), []
@@ -95,7 +95,7 @@ def _asked(answer, lengths, rank, world):
     found = answer(lengths.copy(), lambda part: (seen.append(list(part)), _planned(np.asarray(part)))[1], rank, world)
     return [tuple(int(i) for i in batch) for batch in found], seen
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #acd343d5
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #3431c598
 @checker
 def check_shares(answer):
     "A function of (lengths, plan, rank, world): the batches, as a list of arrays of positions, that process `rank` of `world` computes; all together compute those of one process, each once"
@@ -114,7 +114,7 @@ def check_shares(answer):
             assert max(counts) - min(counts) <= 1, f"{case}: the processes get {counts} batches. The last one to finish decides, so deal them out evenly."
     return "Every item is computed beside the same others, whoever computes it: so how many took part cannot be seen in the result."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #7fce2345
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #640a6b6f
 def _reads_any(answer):
     "Assert that an answer reads made-up curves where they cross an accuracy."
     rng = np.random.default_rng(0)
@@ -124,7 +124,7 @@ def _reads_any(answer):
         want = np.exp(np.interp(at, s, np.log(n)))
         assert np.isclose(found := answer(n, s, at), want), f"sizes {n.tolist()}, scores {s.round(3).tolist()}, accuracy {at:.3f}: {want:.1f}, and yours is {found:.1f}."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #620976fe
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #3d4a2ec3
 @checker
 def check_labels_needed(answer):
     "A function of (sizes, scores, accuracy), sizes and scores rising: the labels at which the curve reaches the accuracy, on straight lines over log(labels); inf where it never does"
@@ -141,7 +141,7 @@ def check_labels_needed(answer):
     _reads_any(answer)
     return "A value that is only known to lie beyond the end is not thrown away and not guessed: it enters a mean as a bound."
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #d9b0d66c
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #59b4d5b9
 def _filling(error=None):
     "write(path), which makes a folder with two files, or one and then the error; and the list of its calls."
     calls = []
@@ -154,13 +154,13 @@ def _filling(error=None):
         (Path(path) / "second").write_text("2")
     return write, calls
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #82f1dec3
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #a4250b59
 def _raised(answer, *args):
     "What a call raises, Ctrl-C included; None where it does not."
     try: answer(*args)
     except (Exception, KeyboardInterrupt) as e: return e
 
-# %% ../nbs/1_foundations/14_exercises_ship.ipynb #7dab6379
+# %% ../nbs/1_foundations/14_exercises_ship.ipynb #26998c1c
 @checker
 def check_all_or_nothing(answer):
     "A function of (folder, write): the folder appears whole, made by write(path), or not at all; what is there already raises FileExistsError"
