@@ -234,7 +234,7 @@ def test_every_recipe_trains_and_is_the_same_after_save_and_load(package, small,
     model, score = transfer.fit(recipe, data, project.backbone, 0)
     p = model.predict_proba(data.test.items)
     assert p.shape == (len(data.test), 2) and np.allclose(p.sum(1), 1, atol=1e-5) and 0 <= score <= 1
-    transfer.save(model, tmp_path / "model", recipe=recipe, kind="text")
+    transfer.save(model, tmp_path / "model", recipe=recipe, kind="text", backbone=project.backbone)
     again, note = transfer.load_model(tmp_path / "model")
     assert np.allclose(again.predict_proba(data.test.items), p, atol=1e-5) and note["recipe"] == recipe
     assert again.classes == ["cold", "warm"] and not list(tmp_path.rglob("*.pkl"))

@@ -36,6 +36,7 @@ _OWN = {"nbs", "tests", "test", "data", "results", "build", "dist", "model"}
 
 def _installed(name):
     "Whether `import name` would find something; what lies in the working folder does not count."
+    if name in sys.modules: return True
     try: spec = find_spec(name)
     except (ImportError, ValueError): return True  # loaded, and without a file
     if spec is None: return False
