@@ -28,7 +28,9 @@ class TemplateError(ValueError):
     "A project that cannot be made: says which input is wrong, why, and what to do, in one line."
 
 
-def _line(error): return " ".join(str(error).split())
+def _line(error):
+    "A message of several lines as one."
+    return re.sub(r"\s*\n\s*", ". ", re.sub(r"(?<=[:.])\s*\n\s*", " ", str(error).strip()))
 
 # %% ../nbs/5_ship/02_your_domain.ipynb #57a3ed19
 _OWN = {"nbs", "tests", "test", "data", "results", "build", "dist", "model"}
