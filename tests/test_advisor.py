@@ -270,6 +270,15 @@ def test_what_the_report_holds(advice):
     assert advice.spent <= 1.25 * 5 and 0 <= advice.familiar["nearest neighbour of the same class"] <= 1
 
 
+@pytest.mark.parametrize("gain, said", [(0.5, "Transfer is worth it"), (-0.5, "Do not use transfer"), (0.0, "Not clear")])
+def test_the_verdict_follows_the_differences(gain, said):
+    trial = Pretended({"lora": gain})
+    trial.task, trial.done = SimpleNamespace(y=np.arange(90) % 2), [("lora", 0, 60), ("lora", 1, 60)]
+    table = A.pd.DataFrame([dict(recipe="ensemble", accuracy=0.9, untried=True), dict(recipe="lora", accuracy=0.9, untried=False)])
+    assert A._verdict(trial, table).startswith(said)
+    assert A._verdict(trial, table.assign(accuracy=0.52)).startswith("Nothing has been learned")
+
+
 def test_it_prints_and_is_a_page_and_a_table(advice):
     assert advice.best in str(advice) and str(advice) == repr(advice) and "Recipes, best first" in str(advice)
     odd = replace(advice, problems=["a | b <script>", "two\nlines"])
