@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DistributedError', 'processes', 'launch', 'embed_distributed', 'distribute']
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #7958e47b
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #276f1ca0
 import json
 import logging
 import os
@@ -30,18 +30,18 @@ from .embedding import (FeatureError, _bad_item, _finish, _image_batches, _in_or
 from .finetune import Callback
 from .settings import settings
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #91997968
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #0d19466c
 from fastai.data.load import DataLoader
 from fastai.torch_core import to_detach
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #f2cac101
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #44594ae9
 class DistributedError(ValueError):
     "Processes that cannot work together: says which, why, and what to do."
 
 
 _log = logging.getLogger("tl_nb")
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #f34ca665
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #ea728210
 def processes(timeout: float = 1800,  # seconds that one process waits for the others, at most
               ):
     """Accelerate's `PartialState` of this run: `.num_processes`, `.process_index`, `.is_main_process`, `.device`, …
@@ -59,7 +59,7 @@ def processes(timeout: float = 1800,  # seconds that one process waits for the o
                                f"others within {timeout:g} s: {str(e).splitlines()[0]}. See that all were started, with the same address and port.") from e
     return _counted(state)
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #e4a53214
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a356cf5b
 @cache
 def _warn_alone():
     _log.warning("accelerate launch was asked for several processes and has started one: on CPUs it leaves that to MPI. Use "
@@ -76,13 +76,13 @@ def _counted(state):
     if alone: _warn_alone()
     return state
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #59b842aa
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #34f69eb6
 def _command(script, args, n):
     plain = ["--num_processes", str(n), "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
     several = ["--multi_gpu", "--main_process_port", "0"] if n > 1 else ["--cpu"] if settings.torch_device() == "cpu" else []
     return [sys.executable, "-m", "accelerate.commands.launch", *several, *plain, str(script), *map(str, args)]
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a8149de4
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #2963b147
 def _surroundings(n, threads):
     "The environment of the processes: this tl_nb, so many threads each, talk within the machine."
     here = {"OMP_NUM_THREADS": str(threads), "TL_NB_THREADS": str(threads * n), "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"}
@@ -90,7 +90,7 @@ def _surroundings(n, threads):
     path = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | here | {"PYTHONPATH": os.pathsep.join(path)}
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #d7771b59
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #7bf88caf
 def _cause(err):
     "The first error of the script itself; or which process ended how; or what those said that it has left behind."
     found = re.findall(r"^(?:\[rank\d+\]:\s*)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)$", err, re.M)
@@ -100,7 +100,7 @@ def _cause(err):
     silent = [f"process {rank} ended with the code {code}, and said nothing" for rank, code in ended if code not in ("1", "-15")]
     return (silent + own + err.strip().splitlines()[-1:] + ["it ended, and said nothing"])[0]
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #32f8a0f6
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #045349b0
 def launch(script,  # the path of a Python file
            *args,  # what it finds in sys.argv
            processes: int = 2, threads: int = 1,  # threads: of each process
@@ -119,7 +119,7 @@ def launch(script,  # the path of a Python file
     if run.returncode: raise DistributedError(f"{Path(script).name} failed in {processes} process{'es' * (processes > 1)}: {_cause(err)}")
     return out
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a61fdc68
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #b909252c
 def _waited(run, timeout, name):
     "(stdout, stderr) of a running launcher; whatever happens, its processes have ended then."
     try: return run.communicate(timeout=timeout)
@@ -128,7 +128,7 @@ def _waited(run, timeout, name):
     finally:
         if run.poll() is None: _end(run)
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #34bc22ee
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #72fd5b2c
 def _end(run):
     "End a launcher and what it has started."
     import psutil
@@ -140,7 +140,7 @@ def _end(run):
         every = psutil.wait_procs(every, timeout=10)[1]
     run.communicate()
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #0cb934bf
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #4d42234b
 @contextmanager
 def _talking(state):
     "Inside: a connection that breaks, or on which nobody answers, becomes a `DistributedError`."
@@ -149,7 +149,7 @@ def _talking(state):
         raise DistributedError(f"Process {state.process_index} of {state.num_processes} has lost the others: one has ended, or did not answer within the timeout. "
                                f"Its own message says more. ({str(e).splitlines()[0][:200]})") from e
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #7c896670
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #c06cabf1
 def _gathered(state, x):
     "The arrays (n,) of all processes, in the order of their ranks; n may differ, the type not."
     from accelerate.utils import gather
@@ -166,7 +166,7 @@ def _told(state, what):
     "What every process says, as JSON knows it."
     return [json.loads(bytes(x)) for x in _gathered(state, np.frombuffer(json.dumps(what).encode(), np.uint8))]
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #feb311e3
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #248482f9
 def _all_do(state, step):
     "What `step()` returns. If it fails in one process, all raise: this one its own error, the others a `DistributedError`."
     found, fault = None, None
@@ -178,7 +178,7 @@ def _all_do(state, step):
         if words: raise DistributedError(f"Process {rank} of {state.num_processes} failed, so this one ends too. It says: {words}")
     return found
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #7ee0d68e
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #cda4c1d8
 def _size(path):
     try: return os.stat(path).st_size
     except (OSError, ValueError): return -1  # not there: whoever is to read it will say so
@@ -188,7 +188,7 @@ def _pixels(image):
     try: return image.tobytes()
     except OSError: return b"unreadable"
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a9964a47
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #8a388a36
 def _brief(kind, item):
     "Bytes that stand for an item when lists are compared."
     if isinstance(item, str) and kind == "text": return item.encode(errors="surrogatepass")
@@ -198,7 +198,7 @@ def _brief(kind, item):
     if hasattr(item, "getpixel"): return f"{item.mode}{item.size}|".encode() + _pixels(item)
     return type(item).__name__.encode()
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #eb762e61
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #c9916a1e
 def _digest(kind, items, *words):
     digest = blake2b(digest_size=16)
     for part in (*(w.encode() for w in words), *(_brief(kind, item) for item in items)):
@@ -215,7 +215,7 @@ def _agree(state, what, digest):
         raise DistributedError(f"{what} differ between the processes 0 and {other} of {state.num_processes}. All need the same, in the same order: "
                                "sort what a folder lists, and give every random choice a seed.")
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #e3315a15
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #9f8afc77
 def _threads_each(state):
     "Threads of this process: its part of those in the settings, which are meant for a machine."
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if state.num_processes > 1 else 1
@@ -230,7 +230,7 @@ def _own_images(run, job, state, bad):
         bad += [(at[i], why) for i, why in unread[len(bad):]]
         yield [at[i] for i in positions], inputs
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #576430a1
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #82b4c9f5
 def _own(job, state):
     "([(positions, {stage: rows})] of the batches of this process, [(position, reason)] of what could not be used)."
     text, world = job.backbone.kind == "text", state.num_processes
@@ -243,7 +243,7 @@ def _own(job, state):
             if not bad: raise
             return [], bad  # for all to hear; then all raise it
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #26992d2e
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #4ae74b64
 def _joined(job, state, found):
     "The same list with the rows of all processes: one entry for each that has any."
     at = _gathered(state, np.concatenate([np.asarray(p, np.int64) for p, _ in found] or [np.empty(0, np.int64)]))
@@ -253,7 +253,7 @@ def _joined(job, state, found):
         rows[name] = [r.reshape(len(p), -1) if len(p) else r for p, r in zip(at, _gathered(state, mine))]
     return [(p, {name: rows[name][rank] for name in job.names}) for rank, p in enumerate(at) if len(p)]
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #60dc36c3
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #98969cbf
 def _prepared(state, backbone, items, stages, options):
     "(the job, its digest)."
     job = _job(backbone, items, stages, **options)
@@ -261,7 +261,7 @@ def _prepared(state, backbone, items, stages, options):
     digest = _digest(job.backbone.kind, job.items, _fingerprint(job.backbone), words)
     return job if state.is_main_process else replace(job, progress=False), digest
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #4da3d99c
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #6d71aa1e
 def _stages_of_all(backbone, items, timeout, stages, *, normalize, **options):
     "As `embed_stages`, each process computing its part and getting all."
     state = processes(timeout)
@@ -275,7 +275,7 @@ def _stages_of_all(backbone, items, timeout, stages, *, normalize, **options):
     if not (found := _joined(job, state, found)): raise _none_left(job, bad)
     return _finish(_in_order(found, len(job.items), job.names), normalize, bad, job.on_error)
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #004fa569
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #2fc98afa
 def embed_distributed(backbone,  # a `Backbone`, or the name of one
                       items,  # all of them, the same in every process, as for `embed`
                       *, stage=-1, pooling: str = "mean", precision: str | None = None, normalize: bool = False,  # as for `embed`
@@ -294,7 +294,7 @@ def embed_distributed(backbone,  # a `Backbone`, or the name of one
                          precision=precision, max_length=max_length, token_budget=token_budget, batch_size=batch_size,
                          progress=progress)
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #414bf55a
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #d8f4f38d
 class _Share(DataLoader):
     "What one process gets of a loader: of each batch of `world` times its size every `world`-th item."
     def __init__(self, dl, state):
@@ -312,7 +312,7 @@ class _Share(DataLoader):
     def new(self, *args, **kwargs):
         raise DistributedError("Inside distribute the loaders serve fit and validate. For predictions there is learn.predict_proba, whole in every process.")
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #7daa7ac7
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #3e061677
 @patch
 def order(self: _Share):
     "Items as one process with `world` times the batch size would take them, as process 0 has it."
@@ -332,7 +332,7 @@ def get_idxs(self: _Share):
     even = lambda b: np.resize(b, -(-len(b) // world) * world)  # copies from its start
     return np.concatenate([even(b)[self.state.process_index::world] for b in batches]).tolist()
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #5d001195
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #e67a6133
 def _average(state, tensors):
     "Put the mean over all processes into each of these tensors."
     from accelerate.utils import reduce
@@ -341,7 +341,7 @@ def _average(state, tensors):
     with _talking(state): flat = reduce(torch.cat([t.reshape(-1) for t in tensors]), "mean")
     for t, part in zip(tensors, flat.split([t.numel() for t in tensors])): t.copy_(part.view_as(t))
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #dad2f889
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #123bd850
 def _whole(state, x, n):
     "The rows of all shares (k, …) in the order of their batch (n, …), without copies."
     from accelerate.utils import gather
@@ -349,13 +349,13 @@ def _whole(state, x, n):
     with _talking(state): rows = gather(x.contiguous())
     return rows.reshape(state.num_processes, *x.shape).transpose(0, 1).flatten(0, 1)[:n]
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #01cfebfc
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #9850420f
 def _weights(model):
     digest = blake2b(digest_size=16)
     for t in (*model.parameters(), *model.buffers()): digest.update(t.detach().cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #f5ac1f55
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #c84ed900
 class _Shared(Callback):
     "Every process trains on its share, with the mean of the gradients of all."
     order = 1  # after the learner's own random numbers are set, before gradients are clipped
@@ -372,7 +372,7 @@ class _Shared(Callback):
 
     def after_fit(self): _agree(self.group, "The weights after training", _weights(self.model))
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #b2248ade
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #22b48e37
 @patch
 def mine(self: _Shared):
     "(items in the whole batch, of these in this share)."
@@ -392,7 +392,7 @@ def after_loss(self: _Shared):
     n, mine = self.mine()
     if self.training: self.learn.loss_grad = self.loss_grad * (mine * self.group.num_processes / n)
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #5a02d711
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #c7fd9f24
 def _task(learner, state):
     "A digest of what is trained on, and of the batches."
     device = next(learner.model.parameters()).device
@@ -403,7 +403,7 @@ def _task(learner, state):
     if data is None: return _digest("", [], *words)
     return _digest(data.kind, data.items, *words, *map(str, data.labels))
 
-# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #94303235
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #0f7b4eb5
 @contextmanager
 def distribute(learner,  # a fastai Learner, made in every process from the same data with the same seed
                timeout: float = 1800,  # seconds that one process waits for the others, at most

@@ -151,8 +151,15 @@ def exercise_code(exercise):
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
+def _memory(process, shared):
+    "Bytes in memory of a process: all of them, or those that it shares with no other, such as a library that its parent has loaded too."
+    if shared or not hasattr(process, "memory_maps"): return process.memory_info().rss
+    try: return process.memory_full_info().uss
+    except psutil.AccessDenied: return process.memory_info().rss
+
+
 class Memory(threading.Thread):
-    "Watches the resident memory of a process and its children; `.peak` in GB."
+    "Watches the memory of a process and its children, what they share counted once; `.peak` in GB."
     def __init__(self, pid, every=0.1):
         super().__init__(daemon=True)
         self.process, self.every, self.peak, self.stopped = psutil.Process(pid), every, 0.0, threading.Event()
@@ -160,7 +167,7 @@ class Memory(threading.Thread):
     def resident(self):
         total = 0
         for p in [self.process, *self.process.children(recursive=True)]:
-            try: total += p.memory_info().rss
+            try: total += _memory(p, shared=p is self.process)
             except psutil.NoSuchProcess: continue  # it ended between the two lines
         return total / 1e9
 
