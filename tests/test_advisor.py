@@ -279,6 +279,13 @@ def test_the_verdict_follows_the_differences(gain, said):
     assert A._verdict(trial, table.assign(accuracy=0.52)).startswith("Nothing has been learned")
 
 
+def test_a_curve_has_one_size_a_step():
+    rows = [(size + i, i, name, 0.5) for i in range(2) for size in (20, 40, 80) for name in ("tfidf", "frozen")]
+    curve = A._levelled(A.pd.DataFrame(rows, columns=["n", "seed", "method", "score"]))
+    assert curve.groupby(["method", "n"]).size().tolist() == [2] * 6
+    assert A._levelled(curve[:0]).empty
+
+
 def test_it_prints_and_is_a_page_and_a_table(advice):
     assert advice.best in str(advice) and str(advice) == repr(advice) and "Recipes, best first" in str(advice)
     odd = replace(advice, problems=["a | b <script>", "two\nlines"])

@@ -206,6 +206,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'tl_nb.advisor._image_column': ('3_practice/advisor.html#_image_column', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._judgeable': ('3_practice/advisor.html#_judgeable', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._learned_from': ('3_practice/advisor.html#_learned_from', 'tl_nb/advisor.py'),
+                               'tl_nb.advisor._levelled': ('3_practice/advisor.html#_levelled', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._of_images': ('3_practice/advisor.html#_of_images', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._of_texts': ('3_practice/advisor.html#_of_texts', 'tl_nb/advisor.py'),
                                'tl_nb.advisor._part_of': ('3_practice/advisor.html#_part_of', 'tl_nb/advisor.py'),

@@ -431,6 +431,12 @@ def advise(data,  # a Dataset, the path of a folder, or of a CSV file; of parts,
         task = prepare(sample, backbone, store=store, progress=progress, seconds=each)
         return _advice(given, pool, task, left_out, start, budget, seed, progress)
 
+# %% ../nbs/3_practice/08_advisor.ipynb #36b35db8
+def _levelled(curve):
+    "The curve with one number of items for each of its steps: where groups stay together, folds differ by an item or two."
+    step = curve.groupby(["method", "seed"]).cumcount()
+    return curve.assign(n=curve.groupby(step).n.transform("mean").round().astype(int)) if len(curve) else curve
+
 # %% ../nbs/3_practice/08_advisor.ipynb #d2c2ee6c
 @contextmanager
 def _quiet():
@@ -450,7 +456,7 @@ def _advice(given, pool, task, left_out, start, budget, seed, progress):
     with tqdm(total=budget, unit="s", leave=False, disable=hidden, bar_format="{desc} {bar} {n_fmt}/{total_fmt} s") as bar:
         def say(what): bar.n = round(min(trial.spent, budget), 1); bar.set_description_str(what)
         trial = Trial(task, seed, start, budget, say)
-        curve = _heads(trial)
+        curve = _levelled(_heads(trial))
         backbones = _backbones(task, 0.1 * budget)
         _spend(trial, _first_round(trial))
         table = _ranked(trial, len(pool))
