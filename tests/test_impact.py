@@ -55,7 +55,7 @@ def test_a_run_is_measured_and_its_result_returned():
         return turns * scale
     found, cost = measure_cost(busy, 3, scale=2, labels=7)
     assert found == 6 and cost.labels == 7
-    assert 0.2 <= cost.cpu_seconds < 10 and cost.seconds >= 0.2
+    assert 0.15 < cost.cpu_seconds < 10 and cost.seconds > 0.15  # the two clocks tick apart
 
 
 def test_waiting_is_no_computing():
