@@ -77,10 +77,13 @@ def table(path, rows, head=("text", "label")):
 
 # --- projects that work -------------------------------------------------------------------------------------------------
 
+def outside(): return {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+
+
 def environment(**more):
-    "The environment with the network cut, and one thread for each of what runs at the same time."
+    "The environment with the network cut, one thread for each of what runs at the same time, and nothing of a make that runs these tests."
     path = os.pathsep.join([str(ROOT / "tools" / "offline"), str(ROOT)])
-    return os.environ | {"PYTHONPATH": path, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"} | more
+    return outside() | {"PYTHONPATH": path, "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"} | more
 
 
 def command(*words, folder, env=None):
@@ -535,7 +538,7 @@ def test_the_check_of_the_exercise_takes_a_right_answer(): assert check_all_or_n
 @pytest.mark.timeout(3000)
 @pytest.mark.skipif(os.environ.get("CI_FRESH") != "1", reason="an environment of its own is made where CI_FRESH=1, as .ci/run sets it")
 def test_in_a_fresh_environment(tmp_path):
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHON", "TL_NB")} | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
+    env = {k: v for k, v in outside().items() if k not in ("PYTHONPATH", "PYTHON", "TL_NB")} | {"PIP_CONSTRAINT": str(ROOT / "constraints.txt")}
     photo, text = (Made(kind, tmp_path) for kind in KINDS)
     steps = [(photo, ["make", "setup", f"TL_NB={ROOT}"]), (photo, ["make", "test"]), (photo, [photo.path / ".venv" / "bin" / "yard_photos-predict", "--json", *photo.items])]
     fresh = f"PYTHON={photo.path / '.venv' / 'bin' / 'python'}"
