@@ -106,9 +106,9 @@ def test_the_course_has_a_budget_and_a_first_run_half_as_much_again(minutes, gro
 
 
 @pytest.mark.parametrize("arguments, each, code, said", [
-    ([], 700, 0, "the whole course: 23.3 minutes"), ([], 800, 1, "FAILED, the whole course"),
+    ([], 700, 0, "the whole course: 23.3 minutes"), ([], 800, 0, "OVER ITS BUDGET, the whole course"),
     (["-j", "2"], 800, 0, None), (["nbs/index.ipynb"], 1600, 0, None)])
-def test_the_total_is_told_and_kept(monkeypatch, capsys, arguments, each, code, said):
+def test_the_total_is_told_with_its_budget(monkeypatch, capsys, arguments, each, code, said):
     two = [NBS / "index.ipynb", NBS / "01_prototype.ipynb"]
     monkeypatch.setattr(lessons, "lessons", lambda folder: two)
     monkeypatch.setattr(lessons, "lesson", lambda path, write, seconds: lessons.Run(path, None, each))
