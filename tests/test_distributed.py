@@ -71,7 +71,8 @@ def runs(folder, faults):
         failed = {kind: run.result() for kind, run in failed.items()} | {"never": never.result()}
         both.result()
     seen = {n: [json.loads((folder / f"{n}-{rank}.json").read_text()) for rank in range(n)] for n in (1, 2)}
-    return SimpleNamespace(found={n: dict(np.load(folder / f"{n}.npz")) for n in (1, 2)}, seen=seen, failed=failed)
+    connected = [json.loads((folder / f"{n}-{rank}-end.json").read_text()) for n in (1, 2) for rank in range(n)]
+    return SimpleNamespace(found={n: dict(np.load(folder / f"{n}.npz")) for n in (1, 2)}, seen=seen, failed=failed, connected=connected)
 
 
 # ---- features
@@ -146,6 +147,11 @@ def test_one_that_was_told_of_another_which_never_comes_says_so(runs):
     assert "Process 0 of 2 could not reach the others within 2 s" in said.stdout, said.stderr[-2000:]
 
 
+def test_connections_are_let_go_before_python_ends(runs):
+    "PyTorch's own thread may abort the process otherwise."
+    assert runs.connected == [False, False, False]
+
+
 GLOO = "RuntimeError: [pair.cc:545] gloo: Connection closed by peer"
 LOST = "tl_nb.distributed.DistributedError: Process 0 of 2 has lost the others ([pair.cc:545] gloo: Connection closed by peer)"
 ROOT = "[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : {} (pid: 99)\ntorch.distributed.elastic.multiprocessing.errors.ChildFailedError: "
@@ -154,6 +160,7 @@ ROOT = "[0]:\n  rank      : 1 (local_rank: 1)\n  exitcode  : {} (pid: 99)\ntorch
 @pytest.mark.parametrize("err,words", [
     (f"Traceback\n{GLOO}\n{LOST}\nTraceback\nKeyError: 'of its own'\n{ROOT.format(1)}", "KeyError: 'of its own'"),
     (f"[rank0]: Traceback\n[rank0]: {GLOO}\n[rank0]: {LOST}\n{ROOT.format(-9)}", "process 1 ended with the code -9, and said nothing"),
+    (f"terminate called without an active exception\n{ROOT.format(-6)}", "process 1 ended with the code -6, and said terminate called without an active exception"),
     (f"Traceback\n{GLOO}\n{LOST}\n{ROOT.format(-15)}", LOST), ("", "it ended, and said nothing"), ("one\nsomething else", "something else")])
 def test_the_cause_is_found_among_all_that_was_said(err, words): assert D._cause(err) == words
 

@@ -2,7 +2,9 @@
 
     python two_processes.py FOLDER
 
-FOLDER holds a small text network. Process 0 writes what was computed to N.npz, each process what it has seen to N-RANK.json."""
+FOLDER holds a small text network. Process 0 writes what was computed to N.npz, each process what it has seen to N-RANK.json,
+and whether it was still connected when Python ended to N-RANK-end.json."""
+import atexit
 import json
 import sys
 from functools import partial
@@ -18,6 +20,7 @@ from tl_nb.backbones import load_backbone
 from tl_nb.finetune import Callback, EarlyStopping, image_learner, text_learner
 
 folder = Path(sys.argv[1])
+atexit.register(lambda: (folder / f"{world}-{rank}-end.json").write_text(json.dumps(torch.distributed.is_initialized())))  # the last of all
 state = D.processes(timeout=60)
 rank, world = state.process_index, state.num_processes
 text, image = load_backbone(folder / "text"), image_backbone("efficientnet_lite0")

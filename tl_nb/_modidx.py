@@ -769,6 +769,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'tl_nb.distributed._end': ('5_ship/beyond_one_machine.html#_end', 'tl_nb/distributed.py'),
                                    'tl_nb.distributed._gathered': ('5_ship/beyond_one_machine.html#_gathered', 'tl_nb/distributed.py'),
                                    'tl_nb.distributed._joined': ('5_ship/beyond_one_machine.html#_joined', 'tl_nb/distributed.py'),
+                                   'tl_nb.distributed._leave_at_the_end': ( '5_ship/beyond_one_machine.html#_leave_at_the_end',
+                                                                            'tl_nb/distributed.py'),
                                    'tl_nb.distributed._own': ('5_ship/beyond_one_machine.html#_own', 'tl_nb/distributed.py'),
                                    'tl_nb.distributed._own_images': ('5_ship/beyond_one_machine.html#_own_images', 'tl_nb/distributed.py'),
                                    'tl_nb.distributed._pixels': ('5_ship/beyond_one_machine.html#_pixels', 'tl_nb/distributed.py'),

@@ -334,7 +334,7 @@ def _read_table(path, encoding, delimiter):
     text = _decode_text(data, encoding, path)
     if not text.strip(): raise DataError(f"{path}: the file is empty. The first line must name the columns.")
     columns, rows = _parse_table(text, path, delimiter)
-    if not rows: raise DataError(f"{path}: a header, and no rows.")
+    if not rows: raise DataError(f"{path}: a header, and no rows. Add a line for each item.")
     if twice := [c for i, c in enumerate(columns) if c and c in columns[:i]]:
         raise DataError(f"{path}: the header names the column {', '.join(map(repr, dict.fromkeys(twice)))} more than "
                         "once. Rename or remove one of them.")

@@ -6,6 +6,7 @@
 __all__ = ['DistributedError', 'processes', 'launch', 'embed_distributed', 'distribute']
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #276f1ca0
+import atexit
 import json
 import logging
 import os
@@ -42,6 +43,12 @@ class DistributedError(ValueError):
 _log = logging.getLogger("tl_nb")
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #ea728210
+@cache
+def _leave_at_the_end():
+    "See to it that this process lets the connections go before Python ends: left to itself, PyTorch's thread for them may abort it then."
+    atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
+
+# %% ../nbs/5_ship/04_beyond_one_machine.ipynb #43a94bfc
 def processes(timeout: float = 1800,  # seconds that one process waits for the others, at most
               ):
     """Accelerate's `PartialState` of this run: `.num_processes`, `.process_index`, `.is_main_process`, `.device`, …
@@ -57,6 +64,7 @@ def processes(timeout: float = 1800,  # seconds that one process waits for the o
     except RuntimeError as e:
         raise DistributedError(f"Process {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')} could not reach the "
                                f"others within {timeout:g} s: {str(e).splitlines()[0]}. See that all were started, with the same address and port.") from e
+    _leave_at_the_end()
     return _counted(state)
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a356cf5b
@@ -97,7 +105,8 @@ def _cause(err):
     own = [line.strip() for line in found if not re.search("^(?!.*DistributedError:).*(gloo|TCPStore|ChildFailedError|CalledProcessError)", line)]
     if first := [line for line in own if "has lost the others" not in line]: return first[0]
     ended = re.findall(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: (-?\d+)", err)
-    silent = [f"process {rank} ended with the code {code}, and said nothing" for rank, code in ended if code not in ("1", "-15")]
+    last = re.search(r"^(?:\[rank\d+\]:\s*)?((?:terminate called|Fatal Python error|FATAL).*)$", err, re.M)  # what C++ and Python say when they abort
+    silent = [f"process {rank} ended with the code {code}, and said {last[1] if last else 'nothing'}" for rank, code in ended if code not in ("1", "-15")]
     return (silent + own + err.strip().splitlines()[-1:] + ["it ended, and said nothing"])[0]
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #045349b0

@@ -160,7 +160,7 @@ def _memory(process, shared):
 
 class Memory(threading.Thread):
     "Watches the memory of a process and its children, what they share counted once; `.peak` in GB."
-    def __init__(self, pid, every=0.1):
+    def __init__(self, pid, every=0.3):  # looking at many processes costs them time, too
         super().__init__(daemon=True)
         self.process, self.every, self.peak, self.stopped = psutil.Process(pid), every, 0.0, threading.Event()
 
