@@ -90,7 +90,7 @@ def test_photos_made_here(monkeypatch):
 
     lite = load_backbone("efficientnet-lite0")
     config = resolve_model_data_config(lite.model) | {"input_size": (3, 48, 48), "crop_pct": 1.0}
-    near_the_best(photos(40, 0), photos(40, 1), replace(lite, processor=create_transform(**config, is_training=False)), 7, monkeypatch)
+    near_the_best(photos(40, 0), photos(40, 1), replace(lite, processor=create_transform(**config, is_training=False)), 12, monkeypatch)
 
 
 # --- what is wrong with data ------------------------------------------------------------------------------------------
