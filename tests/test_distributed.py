@@ -149,7 +149,7 @@ def test_one_that_was_told_of_another_which_never_comes_says_so(runs):
 
 def test_connections_are_let_go_before_python_ends(runs):
     "PyTorch's own thread may abort the process otherwise."
-    assert runs.connected == [False, False, False]
+    assert runs.connected == [[], [], []]
 
 
 GLOO = "RuntimeError: [pair.cc:545] gloo: Connection closed by peer"
@@ -187,6 +187,7 @@ def test_a_timeout_is_a_number_of_seconds(timeout):
 
 def test_launch_refuses_what_it_cannot_start(tmp_path):
     with pytest.raises(D.DistributedError, match="no such file"): D.launch(tmp_path / "none.py")
+    with pytest.raises(D.DistributedError, match="a folder"): D.launch(tmp_path)
     (script := tmp_path / "slow.py").write_text("import time; time.sleep(100)")
     for bad in (dict(processes=0), dict(threads=1.5), dict(processes=True)):
         with pytest.raises(D.DistributedError, match="a whole number of 1 or more"): D.launch(script, **bad)

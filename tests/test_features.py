@@ -149,6 +149,29 @@ def test_image_items_of_every_kind_agree(lite0, pictures, tmp_path):
     assert np.abs(x - x[0]).max() < 1e-5
 
 
+def test_images_come_channels_last_with_the_same_features(lite0, pictures):
+    came = []
+    with torch.no_grad():
+        rows = torch.stack([lite0.transform(Image.fromarray(x)) for x in pictures[:3]])
+        plain = lite0.model(rows.contiguous()).numpy() if lite0.model.num_classes == 0 else lite0.model.forward_features(rows).mean((2, 3)).numpy()
+    hook = lite0.model.conv_stem.register_forward_pre_hook(lambda m, args: came.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+    try: found = embed(lite0, pictures[:3])
+    finally: hook.remove()
+    assert came and all(came)
+    np.testing.assert_allclose(found, plain, atol=1e-4)
+
+
+def test_rows_in_their_own_directions_are_the_same_to_a_regression():
+    rng = np.random.default_rng(0)
+    train, new = rng.normal(size=(12, 40)), rng.normal(size=(5, 40))
+    turned = F._Turned()
+    a = turned.fit_transform(train)
+    assert a.shape == (12, 12)
+    np.testing.assert_allclose(a @ a.T, train @ train.T, atol=1e-9)
+    np.testing.assert_allclose(turned.transform(new) @ a.T, new @ train.T, atol=1e-9)
+    assert F._Turned().fit_transform(train.T).shape == (40, 12)  # more rows than columns: nothing to gain
+
+
 def test_grey_and_transparent_images(lite0):
     grey = np.full((30, 30), 120, np.uint8)
     assert np.abs(np.diff(embed(lite0, [grey, np.stack([grey] * 3, -1)]), axis=0)).max() < 1e-5

@@ -3,7 +3,7 @@
     python two_processes.py FOLDER
 
 FOLDER holds a small text network. Process 0 writes what was computed to N.npz, each process what it has seen to N-RANK.json,
-and whether it was still connected when Python ended to N-RANK-end.json."""
+and to N-RANK-end.json, what was left of its connections when Python ended: True, and names of threads."""
 import atexit
 import json
 import sys
@@ -12,16 +12,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.optimizer import OptimWrapper
 
 import tl_nb.distributed as D
+
+folder = Path(sys.argv[1])
+
+
+@atexit.register  # before all others, so that it runs as the last of them
+def left():
+    names = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]  # none where there is no /proc
+    left = [True] * torch.distributed.is_initialized() + [name for name in names if "gloo" in name]
+    (folder / f"{world}-{rank}-end.json").write_text(json.dumps(left))
+
+
+state = D.processes(timeout=60)
+
+from fastai.optimizer import OptimWrapper  # these come after it, as what is imported later may hold on to the connections
+
 from small_models import everything, image_backbone, images, texts
 from tl_nb.backbones import load_backbone
 from tl_nb.finetune import Callback, EarlyStopping, image_learner, text_learner
 
-folder = Path(sys.argv[1])
-atexit.register(lambda: (folder / f"{world}-{rank}-end.json").write_text(json.dumps(torch.distributed.is_initialized())))  # the last of all
-state = D.processes(timeout=60)
 rank, world = state.process_index, state.num_processes
 text, image = load_backbone(folder / "text"), image_backbone("efficientnet_lite0")
 sentences, pictures = texts(41).items, list(images(21).items)

@@ -46,6 +46,7 @@ _log = logging.getLogger("tl_nb")
 @cache
 def _leave_at_the_end():
     "See to it that this process lets the connections go before Python ends: left to itself, PyTorch's thread for them may abort it then."
+    if torch.distributed.is_available(): import torch.distributed.nn.functional as _  # imported later, its functions would hold on to them
     atexit.register(lambda: torch.distributed.is_initialized() and torch.distributed.destroy_process_group())
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #43a94bfc
@@ -60,11 +61,11 @@ def processes(timeout: float = 1800,  # seconds that one process waits for the o
 
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not timeout > 0:
         raise DistributedError(f"timeout = {timeout!r}: a number of seconds above 0 is needed.")
+    _leave_at_the_end()
     try: state = PartialState(cpu=settings.torch_device() == "cpu", timeout=timedelta(seconds=timeout))
     except RuntimeError as e:
         raise DistributedError(f"Process {os.environ.get('RANK', '?')} of {os.environ.get('WORLD_SIZE', '?')} could not reach the "
                                f"others within {timeout:g} s: {str(e).splitlines()[0]}. See that all were started, with the same address and port.") from e
-    _leave_at_the_end()
     return _counted(state)
 
 # %% ../nbs/5_ship/04_beyond_one_machine.ipynb #a356cf5b
@@ -119,7 +120,8 @@ def launch(script,  # the path of a Python file
 
     For notebooks, in place of a fork. Raises `DistributedError` with the first error of the script.
     """
-    if not Path(script).is_file(): raise DistributedError(f"{script}: no such file. Give the path of a Python script.")
+    if not Path(script).is_file():
+        raise DistributedError(f"{script}: {'a folder' if Path(script).is_dir() else 'no such file'}. Give the path of a Python script.")
     for name, n in (("processes", processes), ("threads", threads)):
         if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise DistributedError(f"{name} = {n!r}: a whole number of 1 or more is needed.")
     command, env = _command(script, args, processes), _surroundings(processes, threads)

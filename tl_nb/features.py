@@ -73,11 +73,19 @@ def _choose_C(X, y, units, seed):
     return max(C_GRID, key=lambda C: (round(score(C), 9), -C)) if folds else 10.0
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #a07d1fb8
-class _AsIs:
-    "Features that are used as they are."
-    def fit_transform(self, X): return X
+def _directions(X):
+    "What turns rows into the coordinates of the space that the rows X (n, d) span: (d, n); None where n ≥ d, or X is sparse."
+    if not isinstance(X, np.ndarray) or len(X) >= X.shape[1]: return None
+    return np.linalg.svd(X, full_matrices=False)[2].T
 
-    def transform(self, X): return X
+
+class _Turned:
+    "Features in the directions of the training rows: the same to a penalised regression, and small when items are few."
+    def fit_transform(self, X):
+        self.directions = _directions(X)
+        return self.transform(X)
+
+    def transform(self, X): return X if self.directions is None else X @ self.directions
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #ca544680
 class _Words:
@@ -335,10 +343,10 @@ def prototype(train,  # folder, CSV file, Dataset, or a list of items
     (y, classes), units = _only_present(data), _together(data)
     with single_threaded():
         outer, n = _outer(y, units, folds, repeats, seed)
-        scores = {"transfer": _cross_validate(X, y, units, _AsIs, outer, seed)}
+        scores = {"transfer": _cross_validate(X, y, units, _Turned, outer, seed)}
         scores |= dict([_baseline(data, y, units, outer, seed)])
         scores["majority"] = _majority(y, outer)
-        head = _logistic(X, y, _choose_C(X, y, units, seed))
+        head = _logistic(X, y, _choose_C(_Turned().fit_transform(X), y, units, seed))
     reference = max(list(scores)[1:], key=lambda name: scores[name].mean())
     return Prototype(backbone, classes, head, scores, reference, n, len(data), time.perf_counter() - start, stage,
                      pooling, skipped, len(np.unique(units)))
@@ -356,11 +364,13 @@ def _drawn(y, at, n, seed):
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #b5d4202a
 def _rows(view, items, train):
-    "The features of all items under a view; a transformer learns from the training items alone."
-    if not hasattr(view, "fit"): return view
-    from sklearn.base import clone
+    "The features of all items under a view, turned; what is learned is learned from the training items alone."
+    if hasattr(view, "fit"):
+        from sklearn.base import clone
 
-    return clone(view).fit([items[i] for i in train]).transform(items)
+        view = clone(view).fit([items[i] for i in train]).transform(items)
+    turn = _directions(view[train])
+    return view if turn is None else view @ turn
 
 # %% ../nbs/2_techniques/03_feature_extraction.ipynb #1aed7ed6
 def _try(X, y, train, valid, test):

@@ -21,8 +21,8 @@ from torch import nn
 from .backbones import Backbone, load_backbone
 from .classifier import Classifier, ClassifierError
 from .data import open_image
-from .embedding import (FeatureError, _bad_item, _check_sizes, _dtype, _load_image, _sort_out, _text_fault,
-                             _threads)
+from .embedding import (FeatureError, _bad_item, _check_sizes, _dtype, _load_image, _sort_out, _stacked,
+                             _text_fault, _threads)
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
 
@@ -44,7 +44,7 @@ def _batch_of(backbone):
     "From a list of (item, label) to (inputs, labels), as tensors."
     def collate(pairs):
         items, labels = zip(*pairs)
-        inputs = backbone.collate(items) if backbone.kind == "text" else torch.stack(items)
+        inputs = backbone.collate(items) if backbone.kind == "text" else _stacked(items)
         return inputs, torch.as_tensor(labels)
     return collate
 

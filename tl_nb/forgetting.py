@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from .adapt_deep import _raw
 from .backbones import evaluating, freeze, is_frozen, unfreeze
 from .classifier import Classifier
-from .embedding import _bad_item, _load_image, _sort_out, _text_fault
+from .embedding import _bad_item, _load_image, _sort_out, _stacked, _text_fault
 from .evaluate import compare
 from .finetune import TransferLearner, image_learner, text_learner
 from .splits import Dataset
@@ -278,7 +278,7 @@ def _inputs(backbone, items):
         return backbone.collate(backbone.tokenize(items, backbone.max_length).ids)
     loaded = [_load_image(backbone, item) for item in items]
     if bad := [(i, x) for i, x in enumerate(loaded) if isinstance(x, str)]: raise _bad_item(bad, len(items))
-    return torch.stack(loaded)
+    return _stacked(loaded)
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #36de5a8d
 class Replay(Remedy):

@@ -22,7 +22,7 @@ from torch import nn
 
 from .backbones import is_frozen, _hooks, _network, _state
 from .classifier import _PooledHead, _predicting
-from .embedding import _bad_item, _budget, _check_sizes, _fast_linears, _images, _load_image, _on, _threads, plan_batches
+from .embedding import _bad_item, _budget, _channels_last, _check_sizes, _fast_linears, _images, _load_image, _on, _stacked, _threads, plan_batches
 from .finetune import TransferLearner, _OwnStream
 from .settings import seed_everything, settings
 from .store import FeatureStore, _Index, _ONE_AT_A_TIME, _crc, _disk, _rows_of
@@ -107,7 +107,7 @@ class Suffix(nn.Module):
         stored, rest = inputs, {} if self.text else inputs
         if self.blank is not None: rest = self.blank.to(stored.device)
         if isinstance(inputs, dict): stored, rest = inputs["stored"], {k: v for k, v in inputs.items() if k != "stored"}
-        with self.place.standing_in(stored): return self.classifier(rest)
+        with self.place.standing_in(_channels_last(stored)): return self.classifier(rest)
 
     def __getattr__(self, name): return super().__getattr__(name) if name == "classifier" else getattr(self.classifier, name)
 
@@ -292,7 +292,7 @@ def _through(self: PrefixCache, inputs):
 # %% ../nbs/2_techniques/15_prefix_cache.ipynb #17b440b2
 @patch
 def _inputs(self: PrefixCache, xs):
-    found = self.model.backbone.collate(xs) if self.model.backbone.kind == "text" else torch.stack(xs)
+    found = self.model.backbone.collate(xs) if self.model.backbone.kind == "text" else _stacked(xs)
     return _on(self._device, torch.float32, found)
 
 # %% ../nbs/2_techniques/15_prefix_cache.ipynb #832e00d6

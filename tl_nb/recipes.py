@@ -19,7 +19,7 @@ from .backbones import Backbone, load_backbone
 from .data import Dataset, pixels
 from .embedding import embed, embed_stages, _listed, _sort_out, _text_fault, _unit
 from .ensemble import Ensemble, average, _widened
-from .features import _AsIs, _choose_C, _drawn, _fewest, _folds, _logistic, _Pixels, _together, _Words
+from .features import _choose_C, _directions, _drawn, _fewest, _folds, _logistic, _Pixels, _together, _Words
 from .finetune import CancelFitException, Callback, image_learner, text_learner, _regression
 from .freeze_plan import _on_device, _undisturbed
 from .settings import settings, single_threaded
@@ -95,11 +95,17 @@ def prepare(data: Dataset,  # all of its items; splits are not looked at
     return Task(data, backbone, {name: _unit(X) for name, X in found.items()}, raw, _together(data), seconds)
 
 # %% ../nbs/3_practice/09_recipes.ipynb #7e107a51
+class _AsIs:
+    "Features that are used as they are."
+    def fit_transform(self, X): return X
+
+    def transform(self, X): return X
+
+
 def _turned(X):
     "Rows in the coordinates of their own directions where there are fewer rows than columns: the same to a penalised regression."
-    if not isinstance(X, np.ndarray) or len(X) >= X.shape[1]: return X
-    U, s, _ = np.linalg.svd(X, full_matrices=False)
-    return U * s
+    turn = _directions(X)
+    return X if turn is None else X @ turn
 
 # %% ../nbs/3_practice/09_recipes.ipynb #1f1b3d75
 def best_stage(task: Task, at=None) -> str:  # at: positions of the training items; None takes all

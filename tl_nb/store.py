@@ -21,7 +21,6 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
-import torch
 from fastcore.basics import patch
 from filelock import FileLock
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -29,7 +28,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from .backbones import Backbone, load_backbone, _fingerprint, _load_once
 from .embedding import (FeatureError, embed, plan_batches, _bad_item, _finish, _forward, _groups, _job, _listed,
                              _load_image, _none_left, _nothing, _read_digest, _ready, _side_by_side, _sift, _sort_out,
-                             _text_fault, _warn_cut)
+                             _stacked, _text_fault, _warn_cut)
 from .settings import settings
 
 # %% ../nbs/2_techniques/02_feature_store.ipynb #3839d7aa
@@ -283,7 +282,7 @@ def compute(self: _Fill, run, group):
     left = [pair for pair in group if missing[pair[0]]]
     if not left: return
     at, inputs = np.array([i for i, _ in left]), [x for _, x in left]
-    found = _forward(run, run.collate(inputs) if run.kind == "text" else torch.stack(inputs), self.job)
+    found = _forward(run, run.collate(inputs) if run.kind == "text" else _stacked(inputs), self.job)
     lengths = self.tokens[at].tolist(), self.cut[at].tolist()
     if not self.index.put(self.recipe, [self.digests[i] for i in at], found, *lengths): self.look(at)
     for name, rows in found.items():
