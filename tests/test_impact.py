@@ -130,6 +130,12 @@ def test_an_amount_that_one_way_does_not_take_has_no_ratio():
     with pytest.raises(ImpactError, match="above 0"): found.lower("free", "labels")
 
 
+@pytest.mark.parametrize("mb, says", [(0.004, "–"), (1.0, "–"), (2.0, "no: 50 times as much")])
+def test_a_peak_too_small_to_be_seen_is_not_compared(mb, says):
+    found = compare_cost({"large": [Cost(1, 1, 100), Cost(2, 2, 100)], "small": [Cost(1, 1, mb), Cost(2, 2, mb)]}, prices=PRICES)
+    assert found.table().loc["peak MB", "large: lower by"] == says
+
+
 def test_the_baseline_can_be_chosen_and_work_is_paid(costs):
     other = compare_cost(costs.ways, "frozen", prices=PRICES)
     assert other.ratio("scratch", "labels").mean == pytest.approx(1 / costs.ratio("frozen", "labels").mean)

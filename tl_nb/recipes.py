@@ -19,7 +19,7 @@ from .backbones import Backbone, load_backbone
 from .data import Dataset, pixels
 from .embedding import embed, embed_stages, _listed, _sort_out, _text_fault, _unit
 from .ensemble import Ensemble, average, _widened
-from .features import _choose_C, _directions, _drawn, _fewest, _folds, _logistic, _Pixels, _together, _Words
+from .features import _choose_C, _drawn, _fewest, _folds, _logistic, _Pixels, _together, _Turned, _Words
 from .finetune import CancelFitException, Callback, image_learner, text_learner, _regression
 from .freeze_plan import _on_device, _undisturbed
 from .settings import settings, single_threaded
@@ -104,8 +104,7 @@ class _AsIs:
 
 def _turned(X):
     "Rows in the coordinates of their own directions where there are fewer rows than columns: the same to a penalised regression."
-    turn = _directions(X)
-    return X if turn is None else X @ turn
+    return _Turned().fit_transform(X)
 
 # %% ../nbs/3_practice/09_recipes.ipynb #1f1b3d75
 def best_stage(task: Task, at=None) -> str:  # at: positions of the training items; None takes all
