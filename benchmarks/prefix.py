@@ -15,13 +15,13 @@ from benchmarks.interleave import machine, report, verdict
 from tl_nb.backbones import load_backbone
 from tl_nb.data import load_data
 from tl_nb.finetune import image_learner, text_learner
-from tl_nb.freezing import freeze_sweep, freeze_to, _Meter, _score, _train, _whole
+from tl_nb.freezing import freeze_sweep, freeze_to, _score, _train, _whole
 from tl_nb.prefix import PrefixCache
 from tl_nb.settings import settings
 from tl_nb.store import FeatureStore
 
 FULL, SWEEP, UNCACHED = "full, 3 epochs", "freeze_sweep, 3 epochs", "the same uncached, 3 epochs"
-LEAN = "full, 3 epochs, validated once"
+LEAN = "full, 3 epochs, as the sweep trains"
 LONG, ONE = "full, 5 epochs", "one depth, stored, 5 epochs"
 
 
@@ -43,10 +43,10 @@ def full(task, epochs): return [fit(task.new(), epochs)]
 
 
 def trained(learn, depth, epochs):
-    "As `freeze_sweep` trains and judges a depth, but through the whole network: validated once, when it is trained."
+    "As `freeze_sweep` trains and judges a depth, but through the whole network: without events, validated once at the end."
     near = _whole(learn, True)
     freeze_to(learn.model, depth)
-    _train(near, SimpleNamespace(epochs=epochs, lr=None), _Meter(), 0)
+    _train(near, SimpleNamespace(epochs=epochs, lr=None), 0)
     return _score(near.model, near.dls.valid)[0]
 
 
@@ -86,7 +86,7 @@ def measure(name, task, runs):
     speed = report(found, FULL)
     price, lean = (speed[way] / speed[SWEEP] for way in (FULL, LEAN))
     saved, faster = speed[UNCACHED] / speed[SWEEP], speed[ONE] / speed[LONG]
-    print(f"  {name}: the sweep, which validates once a depth, takes {lean:.2f}x a full fine-tuning that does so too")
+    print(f"  {name}: the sweep takes {lean:.2f}x a full fine-tuning by its own loop, without events and validated once")
     plain, ours = found[UNCACHED][1], found[SWEEP][1]
     apart = 100 * max(abs(a - b) for a, b in zip(plain, ours))
     show = lambda found: ", ".join(f"{100 * x:.1f}" for x in found)

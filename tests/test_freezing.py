@@ -187,14 +187,14 @@ def test_all_depths_share_the_start_and_each_its_trainable_part(backbones, tmp_p
 def test_memory_is_what_a_step_holds():
     net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
     x = torch.randn(8, 10)
-    meter = F._Meter()
-    meter.weights, meter.kept = {p.untyped_storage().data_ptr() for p in net.parameters()}, {}
-    with torch.autograd.graph.saved_tensors_hooks(meter._note, lambda t: t): net(x).sum()
+    held = {}
+    with F._kept(net, held): net(x).sum()
     weights = 4 * (10 * 20 + 20 + 20 * 5 + 5)
     kept = 4 * (8 * 10 + 8 * 20)  # the input of the first layer; the output of the ReLU, which the second layer keeps too
-    assert F._memory(net, meter.kept) * 2**20 == pytest.approx(4 * weights + kept)
+    assert sum(held.values()) == kept
+    assert F._memory(net) * 2**20 == pytest.approx(4 * weights)
     net[0].requires_grad_(False)
-    assert F._memory(net, {}) * 2**20 == pytest.approx(weights + 3 * 4 * (20 * 5 + 5))
+    assert F._memory(net) * 2**20 == pytest.approx(weights + 3 * 4 * (20 * 5 + 5))
 
 
 def test_single_trains_one_stage_and_the_head(backbones, tmp_path):

@@ -13,10 +13,11 @@ import json
 import os
 import random
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from html import escape
+from itertools import chain, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,10 +28,11 @@ from fastcore.basics import patch
 from torch import nn
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d1b4464a
-from .embedding import _digest, embed_stages
+from . import __version__
+from .embedding import _digest, _threads, embed_stages
 from .features import _folds, _together
 from .evaluate import COLOURS, _axes, _recall, interval, seed_list
-from .finetune import TransferLearner, _OwnStream, _image_loader, _text_loader
+from .finetune import TransferLearner, _fast_training, _image_loader, _text_loader
 from .prefix import PrefixCache
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
@@ -38,7 +40,7 @@ from .stages import Stage, evaluating, freeze, is_frozen, unfreeze, _StayInEval
 from .transferability import logme
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #6b1d7027
-from fastai.callback.core import Callback, CancelValidException
+from fastai.callback.schedule import combined_cos
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -181,29 +183,41 @@ class _Prefixes:
         near = self.learner(depth, self.test)
         return near.model, near.dls.valid
 
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #598ebd7b
+def _one_cycle(near, lr):
+    "A new optimizer; {hyperparameter: its value at a share of the training}, as fastai's `fit_one_cycle` sets them."
+    near.create_opt()
+    near.opt.set_hypers(lr=near.lr if lr is None else lr)
+    if near.wd is not None: near.opt.set_hypers(wd=near.wd)
+    top = np.array([h["lr"] for h in near.opt.hypers])
+    return {"lr": combined_cos(0.25, top / 25, top, top / 1e5), "mom": combined_cos(0.25, *near.moms)}
+
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #afae46e3
-def _train(near, plan, meter, seed):
-    "Train quietly, with random numbers of its own; returns the seconds it took."
-    for cb in near.cbs:
-        if isinstance(cb, _OwnStream): cb.states = None
+def _train(near, plan, seed):
+    "Train with random numbers of its own; returns the seconds it took and the MB that the first step keeps for its backward pass."
+    start, held = time.perf_counter(), {}
     seed_everything(seed)
-    near.dls.train.rng = random.Random(seed)
-    start = time.perf_counter()
-    try:
-        with near.no_bar(), near.no_logging(): near.fit_one_cycle(plan.epochs, plan.lr, cbs=[meter])
-    finally: meter._done()
-    return time.perf_counter() - start
+    net, values, near.dls.train.rng = near.model.train(), _one_cycle(near, plan.lr), random.Random(seed)
+    steps = plan.epochs * len(near.dls.train)
+    with _threads(settings.threads), _fast_training(net):
+        for i, (inputs, y) in enumerate(chain.from_iterable(repeat(near.dls.train, plan.epochs))):
+            for name, value in values.items(): near.opt.set_hyper(name, value(i / steps))
+            with nullcontext() if i else _kept(net, held): loss = near.loss_func(net(inputs), y)
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            near.opt.step(), near.opt.zero_grad()
+    return time.perf_counter() - start, sum(held.values()) / 2**20
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #a5b8451b
 def _one(prefixes, plan, depth, seed):
     "Train behind one depth, from the same weights and random numbers as every other, and judge it."
-    model, meter = prefixes.source.model, _Meter()
+    model = prefixes.source.model
     model.load_state_dict(prefixes.weights)
     near = prefixes.learner(depth)
     freeze_to(model, depth)
     for stage in model.stages[depth + 1:-1] if plan.single else []: freeze(stage)
-    seconds = _train(near, plan, meter, seed) if depth <= prefixes.last else 0.0
-    row = {"seconds": seconds, "memory": _memory(model, meter.kept), "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+    seconds, kept = _train(near, plan, seed) if depth <= prefixes.last else (0.0, 0.0)
+    row = {"seconds": seconds, "memory": _memory(model) + kept, "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad)}
     row |= dict(zip(("valid", "valid_loss"), _score(near.model, near.dls.valid)))
     return row if plan.test is None else row | {"test": _score(*prefixes.on_test(depth))[0]}
 
@@ -216,60 +230,42 @@ def _score(net, loader):
     return (logs.argmax(1) == y).float().mean().item(), -logs.gather(1, y[:, None]).mean().item()
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #fc0610c6
-class _Meter(Callback):
-    "Leave validation out, and count the bytes that the first step keeps for its backward pass."
-    kept = hooks = None
+@contextmanager
+def _kept(net, held):
+    "Note in a dict what the forward pass inside keeps for the backward pass: {address of a storage: bytes}, weights left out."
+    weights = {t.untyped_storage().data_ptr() for t in chain(net.parameters(), net.buffers())}
 
-    def before_fit(self):
-        self.weights = {t.untyped_storage().data_ptr() for t in [*self.model.parameters(), *self.model.buffers()]}
+    def note(t):
+        store = t.untyped_storage()
+        if store.data_ptr() not in weights: held[store.data_ptr()] = store.nbytes()
+        return t.detach()
 
-    def before_validate(self): raise CancelValidException()
-
-    def before_batch(self):
-        if self.kept is not None or not self.training: return
-        self.kept, self.hooks = {}, torch.autograd.graph.saved_tensors_hooks(self._note, lambda t: t)
-        self.hooks.__enter__()
-
-    def after_batch(self): self._done()
-
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #4be9f131
-@patch
-def _note(self: _Meter, t):
-    "A tensor that is kept: each storage counts once, and weights are counted elsewhere."
-    store = t.untyped_storage()
-    if store.data_ptr() not in self.weights: self.kept[store.data_ptr()] = store.nbytes()
-    return t.detach()
-
-
-@patch
-def _done(self: _Meter):
-    if self.hooks is not None: self.hooks.__exit__()
-    self.hooks = None
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): yield
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #dd0ad701
-def _memory(model, kept):
-    "MB of a training step: all weights; gradients and AdamW's two moments of those that train; what backward needs."
+def _memory(model):
+    "MB that a training holds between its steps: all weights; gradients and AdamW's two moments of those that train."
     size = lambda tensors: sum(t.numel() * t.element_size() for t in tensors)
     moving = size(p for p in model.parameters() if p.requires_grad)
-    return (size(model.state_dict().values()) + 3 * moving + sum((kept or {}).values())) / 2**20
+    return (size(model.state_dict().values()) + 3 * moving) / 2**20
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2708fc59
-def _bytes(tensor): return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _bytes(tensor): return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _contents(loader, kind):
     "The contents of the items of a loader that does not augment, and their labels."
     if kind == "text": return repr(list(loader.dataset)).encode()
-    return b"".join(_bytes(x) + str(y).encode() for x, y in map(loader.create_item, range(len(loader.dataset))))
+    return b"".join(_bytes(x).tobytes() + str(y).encode() for x, y in map(loader.create_item, range(len(loader.dataset))))
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2ce81e23
 def _identity(learner, plan, seed):
     "A name for all that decides the figures of a seed: network, data, recipe."
     kind, parts = learner.backbone.kind, [learner.train_data] + [plan.test] * (plan.test is not None)
     about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, plan.views, learner.lr, learner.wd,
-             learner.dls.train.bs, learner.backbone.max_length, torch.__version__)
+             learner.dls.train.bs, learner.backbone.max_length, torch.__version__, __version__)
     found = hashlib.sha256(repr(about).encode())
-    for name, t in learner.model.state_dict().items(): found.update(name.encode() + _bytes(t))
+    for name, t in learner.model.state_dict().items(): found.update(name.encode()), found.update(_bytes(t))
     for part in parts:
         for item, y in zip(part.items, part.labels): found.update(_digest(kind, item) + str(int(y)).encode())
     found.update(_contents(learner.dls.valid, kind))
