@@ -21,7 +21,7 @@ from tl_nb.settings import settings
 from tl_nb.store import FeatureStore
 
 FULL, SWEEP, UNCACHED = "full, 3 epochs", "freeze_sweep, 3 epochs", "the same uncached, 3 epochs"
-LEAN = "full, 3 epochs, as the sweep trains"
+LEAN = "full, 3 epochs, the sweep's loop"
 LONG, ONE = "full, 5 epochs", "one depth, stored, 5 epochs"
 
 

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from torch import nn
@@ -143,6 +145,24 @@ def test_rows_are_those_of_uncached_trainings(backbones, family, tmp_path):
         P = new.predict_proba(valid, progress=False)
         assert found.valid_loss[depth] == pytest.approx(-np.log(P[range(len(valid)), valid.labels]).mean(), abs=2e-3), depth
         assert found.valid[depth] == pytest.approx((P.argmax(1) == valid.labels).mean(), abs=0.07), depth
+
+
+class Unvalidated(Callback):
+    "A pass over validation items draws from the stream of random numbers that dropout takes."
+    def before_validate(self): raise CancelValidException()
+
+
+@pytest.mark.parametrize("family", ["bert", "resnet18"])
+@pytest.mark.parametrize("lr", [None, 3e-3])
+def test_a_sweep_trains_as_fit_one_cycle_does(backbones, family, lr):
+    one, other = (F._whole(freeze_to(learner(backbones, family), 2), True) for _ in range(2))
+    start, (_, kept) = everything(one.model), F._train(one, SimpleNamespace(epochs=2, lr=lr), 3)
+    seed_everything(3)
+    other.dls.train.rng = random.Random(3)
+    with other.no_bar(), other.no_logging(): other.fit_one_cycle(2, lr, cbs=[Unvalidated()])
+    ours, theirs = everything(one.model), everything(other.model)
+    assert kept > 0 and any(not torch.equal(v, start[k]) for k, v in ours.items())
+    for k, v in ours.items(): torch.testing.assert_close(v, theirs[k], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["roberta", "efficientnet_lite0"])
