@@ -290,7 +290,7 @@ def _as_code(self: FreezeLab): return self.plan.code(self.epochs.value, self.lr.
 def facts_shown(self: FreezeLab) -> dict:
     "The numbers under the rows, in words."
     plan, n = self.plan, self.plan.counts()
-    how = "from a measured step" if plan.cost.measured else "an estimate; nothing measured yet"
+    how = "reckoned from a measured step" if plan.cost.measured else "an estimate; nothing measured yet"
     found = {"Trains": f"{n['trainable']:,} of {n['all']:,} parameters ({100 * n['trainable'] / n['all']:.1f} %)",
              "Frozen": f"{n['frozen']:,} parameters", "A step": f"{plan.seconds():.3f} s ({how})",
              "Memory": f"{plan.memory() / 1e6:,.0f} MB ({how})"}
