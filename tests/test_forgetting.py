@@ -279,6 +279,37 @@ def test_frozen_stays_frozen_under_all_remedies_together(backbones, family):
     assert sum(not torch.equal(before[k], v) for k, v in learn.model.named_parameters()) >= 0.5 * len(moved)
 
 
+class BreakOff(Remedy):
+    "Ctrl-C in the second step."
+    order = 60
+
+    def before_step(self):
+        if self.iter == 1: raise KeyboardInterrupt
+
+
+def test_what_is_frozen_after_a_training_was_broken_off_stays_so(backbones):
+    learn = second(first(backbones["bert"]), cbs=[GradualUnfreeze(1.0)])
+    with pytest.raises(KeyboardInterrupt): fitted(learn, 2, cbs=[BreakOff()])
+    assert sum(map(is_frozen, learn.stages)) == len(learn.stages) - 1
+    fitted(learn, 1)
+    assert not any(map(is_frozen, learn.stages)), "what the callback had closed is open again"
+    with pytest.raises(KeyboardInterrupt): fitted(learn, 2, cbs=[BreakOff()])
+    learn.freeze_to(2)
+    before = everything(nn.ModuleList(m for s in learn.stages[:2] for m in s.modules.values()))
+    fitted(learn, 2)
+    assert same(before, everything(nn.ModuleList(m for s in learn.stages[:2] for m in s.modules.values())))
+    assert [is_frozen(s) for s in learn.stages] == [True] * 2 + [False] * (len(learn.stages) - 2)
+
+
+def test_what_is_no_list_of_items_is_refused(backbones):
+    old = first(backbones["bert"])
+    for wrong in (pd.DataFrame({"text": ["warm"], "label": ["warm"]}), {"warm": 1}, "reviews.csv", None):
+        with pytest.raises(ForgettingError, match="a list of items"): Replay(old, wrong)
+    assert len(Replay(old, pd.Series(texts().items)).kept) == len(texts())
+    for wrong in ({"before": old}, [old]):
+        with pytest.raises(ForgettingError, match="recipes: a dict"): retention(old, wrong, texts(), texts())
+
+
 def test_what_is_frozen_within_a_stage_stays_so(backbones):
     learn = second(first(backbones["bert"]), cbs=[GradualUnfreeze(0.25)])
     block = learn.stages[1]

@@ -204,7 +204,11 @@ def test_the_sweep_is_known_at_its_depths(new):
 
 def test_what_freeze_sweep_gives_becomes_a_table(new):
     seeds = {0: np.array([0.8, 0.9, 0.7]), 4: np.array([0.6])}
-    plan = FreezePlan(new("bert"), SimpleNamespace(single=False, scores=lambda value: seeds))
+    learner = new("bert")
+    names = [stage.name for stage in learner.stages]
+    plan = FreezePlan(learner, SimpleNamespace(single=False, stages=names, scores=lambda value: seeds))
+    with pytest.raises(PlanError, match="of a network with the stages stem, head"):
+        FreezePlan(learner, SimpleNamespace(single=False, stages=["stem", "head"], scores=lambda value: seeds))
     found = interval(seeds[0])
     assert tuple(plan.known()[["accuracy", "low", "high"]]) == (found.mean, found.low, found.high)
     for i in range(4): plan.freeze(i)
@@ -279,11 +283,25 @@ def test_bad_input_is_named(new):
             (lambda: Trainer(plan).start(1, -1.0), "lr = -1"),
             (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[0]))), "accuracy"),
             (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[7], accuracy=1, low=1, high=1))), "4 stages"),
-            (lambda: FreezePlan(plan.learner, SimpleNamespace(scores=None, single=True)), "single")):
+            (lambda: FreezePlan(plan.learner, pd.DataFrame(dict(depth=[1, 1], accuracy=1, low=1, high=1))), "depth 1 twice"),
+            (lambda: FreezePlan(plan.learner, 5), "sweep: a int"),
+            (lambda: FreezePlan(plan.learner, SimpleNamespace(scores=None, single=True, stages=[s.name for s in plan.stages])), "single")):
         with pytest.raises(PlanError, match=said): call()
     for i in range(4): plan.freeze(i)
     with pytest.raises(PlanError, match="Everything is frozen"): Trainer(plan).start()
     assert Trainer(plan).state == "ready"
+
+
+def test_two_plans_of_one_learner_share_its_lock(new):
+    learner, go = new("bert"), threading.Event()
+    one, other = FreezePlan(learner), FreezePlan(learner)
+    second = Trainer(other)
+    first = Trainer(one, on_change=lambda: go.wait(30))
+    first.start(1)
+    for call in (lambda: FreezePlan(learner), lambda: other.freeze(0), second.start, second.reset, other.measure):
+        with pytest.raises(PlanError, match="is being trained"): call()
+    go.set()
+    assert first.wait().state == "finished" and not other.locked and second.start(1).wait().state == "finished"
 
 
 # --- exercises --------------------------------------------------------------------------------------------------------

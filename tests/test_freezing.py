@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import ImageOps
 from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -22,7 +23,8 @@ from small_models import everything, images, small_backbones, texts
 from tl_nb import freezing as F
 from tl_nb.backbones import BackboneError, is_frozen
 from tl_nb.classifier import Classifier, ClassifierError
-from tl_nb.finetune import image_learner, text_learner
+from tl_nb.finetune import EarlyStopping, image_learner, text_learner
+from tl_nb.freeze_plan import FreezePlan
 from tl_nb.freezing import (FreezeError, PrefixCache, Sweep, freeze_sweep, freeze_to, frozen, layer_relevance, train_only)
 from tl_nb.settings import seed_everything
 from tl_nb.splits import Dataset
@@ -416,3 +418,80 @@ def test_regret_is_told_from_its_slips(wrong, hint):
 
 def test_relevance_of_what_is_no_learner_is_refused():
     with pytest.raises(FreezeError, match="NoneType.*text_learner"): layer_relevance(None)
+
+
+# ---- what else decides a row, and what a sweep leaves behind
+
+def test_another_network_or_recipe_has_a_journal_of_its_own(backbones, tmp_path):
+    make = lambda data=noisy(texts(48)), **how: text_learner(backbones["bert"], data, seed=1, lr=1e-2, bs=8, **how)
+    name = lambda learn, views=1: F._identity(learn, SimpleNamespace(epochs=1, lr=None, start="given", single=False, precision="fp32", views=views, test=None), 3)
+    learn, closed = make(), make()
+    for p in closed.stages[1].parameters(): p.requires_grad_(False)
+    others = [make(pooling="max"), make(dropout=0.9), make(precision="bf16"), closed]
+    assert len({name(one) for one in (learn, *others)}) == 5
+    assert name(learn) == name(make()) == name(freeze_to(make(), 2))
+    mirror, invert = (image_learner(backbones["resnet18"], noisy(images(24)), seed=1, bs=8, augment=f) for f in (ImageOps.mirror, ImageOps.invert))
+    assert name(mirror) == name(invert) and name(mirror, views=2) != name(invert, views=2)
+
+
+def test_where_training_ends_and_the_test_begins_is_in_the_name(backbones, tmp_path):
+    D = noisy(texts(48))
+    short, whole = D.train[:20], D.train
+    go = lambda part, **kwargs: sweep(text_learner(backbones["bert"], part, D.valid, seed=1, lr=1e-2, bs=8), tmp_path, depths=[0], **kwargs)
+    go(short, test=whole[20:])
+    assert "test" not in go(whole).rows and len(list(tmp_path.iterdir())) == 2
+
+
+def test_gradients_of_before_take_no_part_and_stay(backbones, tmp_path):
+    clean, learn = learner(backbones, "bert"), learner(backbones, "bert")
+    inputs, y = next(iter(learn.dls.train))
+    learn.dls.train.rng = random.Random(0)
+    learn.loss_func(learn.model(inputs), y).backward()
+    grads = [None if p.grad is None else p.grad.clone() for p in learn.model.parameters()]
+    a, b = (sweep(one, tmp_path / str(i), depths=[1], start="given").rows for i, one in enumerate((clean, learn)))
+    assert a.valid_loss[0] == b.valid_loss[0]
+    assert all(p.grad is g is None or torch.equal(p.grad, g) for p, g in zip(learn.model.parameters(), grads))
+
+
+def test_a_sweep_leaves_layers_modes_and_random_numbers_alone(backbones, tmp_path):
+    learn = learner(backbones, "resnet18")
+    plan = FreezePlan(learn)
+    layer = next(name for name in plan.layers[2] if "bn" in name)
+    plan.freeze(2, layer)
+    learn.model.eval()
+    was, rng = [m.training for m in learn.model.modules()], learn.dls.train.rng
+    streams = torch.get_rng_state(), random.getstate()
+    sweep(learn, tmp_path, depths=[1, 0])
+    layer_relevance(learn, batches=1)
+    assert plan.frozen(2)[layer] and frozen(learn).rows[2]["mode"] == "mixed"
+    assert [m.training for m in learn.model.modules()] == was and learn.dls.train.rng is rng
+    assert torch.equal(torch.get_rng_state(), streams[0]) and random.getstate() == streams[1]
+
+
+def test_a_training_that_diverged_is_no_row(backbones, tmp_path):
+    learn = learner(backbones, "bert")
+    learn.loss_func = lambda out, y: nn.functional.cross_entropy(out, y) * float("nan")
+    with pytest.raises(FreezeError, match="depth 1, seed 3: the network puts out no numbers.*lower lr"): sweep(learn, tmp_path, depths=[4, 1])
+    assert [json.loads(line)[0] for line in next(tmp_path.glob("*.jsonl")).read_text().splitlines()] == ["4"]
+
+
+@pytest.mark.parametrize("change, said", [
+    (dict(seeds=[3, 3]), r"\[3, 3\]: different"), (dict(seeds=[2.5]), "whole numbers"), (dict(seeds=[-1]), "from 0 to"),
+    (dict(lr="fast"), "lr = 'fast'"), (dict(lr=-1.0), "lr = -1"), (dict(lr=float("nan")), "lr = nan"),
+    (dict(test=images(8)), "of the kind")])
+def test_a_plan_that_means_nothing_is_refused(backbones, tmp_path, change, said):
+    with pytest.raises(FreezeError, match=said): sweep(learner(backbones, "bert"), tmp_path, **change)
+
+
+def test_a_learner_that_a_sweep_would_train_otherwise_is_refused(backbones, tmp_path):
+    make = lambda **how: text_learner(backbones["bert"], texts(24), seed=1, bs=8, **how)
+    with pytest.raises(FreezeError, match="leave out: EarlyStopping"): sweep(make(cbs=EarlyStopping()), tmp_path)
+    with pytest.raises(FreezeError, match="moms"): sweep(make(moms=(0.5, 0.3, 0.5)), tmp_path)
+    with pytest.raises(FreezeError, match="learner: SuffixLearner"): sweep(PrefixCache(make(), [2], progress=False).learner(2), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_train_only_wants_stages():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    data = [(torch.zeros(2), torch.tensor(0))] * 4
+    with pytest.raises(FreezeError, match="no stages"): train_only(Learner(DataLoaders.from_dsets(data, data, bs=2), net, loss_func=nn.CrossEntropyLoss()), 0)

@@ -15,6 +15,8 @@ import transformers
 from small_models import SMALL, everything, save_text, small_backbones, texts, tokenizer
 from tl_nb.backbones import load_backbone
 from tl_nb.finetune import text_learner
+from tl_nb.prefix import PrefixCache
+from tl_nb.stages import is_frozen
 from tl_nb.what_if import curves, sweep_curve
 from tl_nb.widgets import DomainExplorer, EnsembleMixer, FreezeLab
 
@@ -186,6 +188,21 @@ def test_the_mixer_shows_its_mixture():
     assert "must be above 0" in mixer.status.value and max(mixer.mixture.weights.values()) > 0
     mixer.how.value = "geometric"
     assert mixer.mixture.how == "geometric" and not mixer.status.value
+
+
+def test_a_dial_sets_what_it_shows():
+    P, y = {name: np.full((8, 2), 0.5) for name in "ab"}, np.arange(8) % 2
+    mixer = EnsembleMixer(P, y, weights={"a": 4.0, "b": 1.0})
+    assert mixer.dials["b"].number.value == 0.25
+    mixer.dials["b"].number.value = 0.5
+    assert mixer.dials["b"].number.value == 0.5 and mixer.mixture.shares()["b"] == pytest.approx(1 / 3)
+
+
+def test_a_learner_that_refuses_is_quoted(learner):
+    learner = PrefixCache(learner, [2], progress=False).learner(2)
+    lab = FreezeLab(learner)
+    lab.depth.slider.value = 0
+    assert "not computed" in lab.status.value and lab.depth.slider.value == 2 and is_frozen(learner.stages[1])
 
 
 def test_each_has_a_picture_for_a_saved_notebook(lab):

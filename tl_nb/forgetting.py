@@ -58,8 +58,7 @@ def _number(value, name, low=0.0, high=float("inf")):
     "A finite number in a range."
     fits = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and low <= value <= high
     if fits and np.isfinite(value): return float(value)
-    raise ForgettingError(f"{name} = {value!r}: a number " + (f"from {low:g} to {high:g}" if np.isfinite(high) else
-                          f"of {low:g} or more") + " is needed.")
+    raise ForgettingError(f"{name} = {value!r}: a number " + (f"from {low:g} to {high:g}" if np.isfinite(high) else f"of {low:g} or more") + " is needed.")
 
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #adbdf0cf
 def next_learner(old,  # the trained network: a `Classifier`, or a learner
@@ -131,6 +130,7 @@ def retention(before,  # the network before the new task: a `Classifier` or a le
     Columns: old, new, change, low, high; the interval is paired over the items of `old`, for these very networks.
     """
     before = _classifier(before, "before")
+    if not isinstance(recipes, dict) or "before" in recipes: raise ForgettingError("recipes: a dict {recipe: network after it} is needed, and 'before' is no name for one.")
     was, knows = _right(before, old, "old"), before.classes == getattr(new, "classes", None)
     rows = {"before": dict(old=was.mean(), new=_right(before, new, "new").mean() if knows else np.nan)}
     for name, model in recipes.items():
@@ -195,7 +195,8 @@ class GradualUnfreeze(Remedy):
 @patch
 def before_fit(self: GradualUnfreeze):
     Remedy.before_fit(self)
-    self.after_fit()  # a training that was broken off may have left stages closed
+    closed = len(self.theirs) - (getattr(self, "n", None) or len(self.theirs))
+    if [is_frozen(s) for s, _ in self.theirs] == [i < closed for i in range(len(self.theirs))]: self.after_fit()  # as a broken-off training left them
     self.theirs, self.n = [(s, _openness(s)) for s in self.model.stages if not is_frozen(s)], None
 
 
@@ -261,11 +262,10 @@ def remembered(data: Dataset, size: int, per_class: bool = False, seed: int = 0)
 # %% ../nbs/3_practice/03_not_forgetting.ipynb #5f72ff1f
 def _old_items(old, data):
     "The data of the old task; items without labels get those that the old network gives them."
-    if not isinstance(data, Dataset):
-        items = list(data)
-        if not items: raise ForgettingError("data is empty: items of the old task, or some like them, are needed.")
-        data = Dataset(items, old.predict_proba(items, progress=False).argmax(1), old.classes, old.backbone.kind)
+    if not isinstance(data, (Dataset, list, tuple, np.ndarray, pd.Series)):
+        raise ForgettingError(f"data: a {type(data).__name__}; a Dataset of the old task is needed, or a list of items like its own.")
     if not len(data): raise ForgettingError("data is empty: items of the old task, or some like them, are needed.")
+    if not isinstance(data, Dataset): data = Dataset(list(data), old.predict_proba(list(data), progress=False).argmax(1), old.classes, old.backbone.kind)
     if data.kind == old.backbone.kind and data.classes == old.classes: return data
     raise ForgettingError(f"data holds {data.kind}s of the classes {data.classes}, and the old network knows {old.classes} "
                           f"of {old.backbone.kind}s. Give data of the old task.")

@@ -13,6 +13,7 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -57,13 +58,17 @@ def layers_of(stage: Stage) -> dict:
     return found
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #08f4c44b
-def _checked_sweep(sweep, n):
+def _checked_sweep(sweep, names):
     "The table of a sweep by depth, or None."
     if sweep is None: return None
-    if hasattr(sweep, "scores"): sweep = _as_table(sweep)
+    if hasattr(sweep, "scores"):
+        if sweep.stages != names: raise PlanError(f"sweep is of a network with the stages {', '.join(sweep.stages)}; this learner has {', '.join(names)}.")
+        sweep = _as_table(sweep)
+    if not hasattr(sweep, "set_index"): raise PlanError(f"sweep: a {type(sweep).__name__}; what freeze_sweep gives is needed, or a table.")
     if missing := [c for c in ("depth", "accuracy", "low", "high") if c not in sweep]:
         raise PlanError(f"sweep has no column {missing[0]!r}: a table with depth, accuracy, low and high is needed, one row a depth.")
-    found = sweep.drop_duplicates("depth").set_index("depth").sort_index()
+    if sweep.depth.duplicated().any(): raise PlanError(f"sweep has the depth {sweep.depth[sweep.depth.duplicated()].iloc[0]} twice; one row a depth is needed.")
+    found, n = sweep.set_index("depth").sort_index(), len(names)
     if found.index.isin(range(n + 1)).all(): return found
     raise PlanError(f"sweep has depths {found.index.tolist()}; this learner has {n} stages, so a depth is from 0 to {n}.")
 
@@ -85,8 +90,9 @@ class FreezePlan:
         if not isinstance(learner, TransferLearner):
             raise PlanError(f"learner: a {type(learner).__name__}; a TransferLearner is needed, of text_learner or image_learner.")
         self.learner, self.stages = learner, learner.stages
+        self._refuse_if_locked()
         self.layers = [layers_of(stage) for stage in self.stages]
-        self.sweep, self.locked = _checked_sweep(sweep, len(self.stages)), False
+        self.sweep = _checked_sweep(sweep, [s.name for s in self.stages])
         self.cost = _shapes(self)
 
     def stage(self, which) -> int:
@@ -122,9 +128,18 @@ def freeze(self: FreezePlan, which, layer=None, on: bool = True):  # layer: the 
     self._apply(i, wanted)
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #b06cf886
+_TRAINING = WeakSet()  # learners that are being trained in a thread, by whichever plan
+
+
+@patch(as_prop=True)
+def locked(self: FreezePlan) -> bool:
+    "Whether the learner is being trained, by this plan or another one."
+    return self.learner in _TRAINING
+
+
 @patch
 def _refuse_if_locked(self: FreezePlan):
-    if self.locked: raise PlanError("The learner is being trained. Stop the training first; then change what is frozen.")
+    if self.locked: raise PlanError("The learner is being trained. Stop the training first, in the panel or the trainer that began it, or wait for its end.")
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #5f580fc6
 @patch
@@ -422,13 +437,14 @@ def _judged(self: Trainer, recorder):
 @patch
 def start(self: Trainer, epochs: int = 1, lr: float | None = None):  # lr: None takes the learner's
     "Begin a training, which goes on from the weights that are there. Raises `PlanError` where nothing trains."
-    if self.running: raise PlanError("A training is under way. Stop it first, or wait for it.")
+    self.plan._refuse_if_locked()
     if not isinstance(epochs, (int, np.integer)) or epochs < 1: raise PlanError(f"epochs = {epochs!r}: a whole number from 1 is needed.")
     if lr is not None and not 0 < lr < np.inf: raise PlanError(f"lr = {lr!r}: a number above 0 is needed, such as 1e-4.")
     if not self.plan.counts()["trainable"]: raise PlanError("Everything is frozen, so nothing can be learned. Open a layer, such as the head.")
     if self.thread is not None: self.thread.join()  # it has said its last word and is about to end
     self._asked.clear(), self._took.clear()
-    self.state, self.error, self.plan.locked = "training", None, True
+    self.state, self.error = "training", None
+    _TRAINING.add(self.learner)
     self.thread = threading.Thread(target=self._run, args=(epochs, lr), daemon=True)
     self.thread.start()
     return self
@@ -443,7 +459,8 @@ def _run(self: Trainer, epochs, lr):
         end = "stopped" if self._asked.is_set() else "finished"
     except Exception as e:
         end, self.error = "failed", e
-    self.plan.locked, self.state = False, end
+    _TRAINING.discard(self.learner)
+    self.state = end
     self.on_change()
 
 # %% ../nbs/3_practice/06_freeze_plan.ipynb #8a8ac606
@@ -472,9 +489,10 @@ def wait(self: Trainer, seconds: float | None = None):
 @patch
 def reset(self: Trainer):
     "Back to the weights, statistics and random numbers of the beginning; what is frozen stays so."
-    if self.running: raise PlanError("A training is under way. Stop it first, or wait for it.")
+    self.plan._refuse_if_locked()
     with torch.no_grad():
         for tensor, was in self._first: tensor.copy_(was)
+    self.learner.model.zero_grad()  # what a failed step has left
     if self.learner.opt is not None: self.learner.opt.clear_state()
     (streams, own), cb = self._stream, self._own_stream()
     _put_streams(streams, self.learner.dls.train)

@@ -29,21 +29,23 @@ from torch import nn
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #d1b4464a
 from . import __version__
+from .backbones import _network
 from .embedding import _digest, _threads, embed_stages
 from .features import _folds, _together
 from .evaluate import COLOURS, _axes, _recall, interval, seed_list
-from .finetune import TransferLearner, _fast_training, _image_loader, _text_loader
-from .prefix import PrefixCache
+from .finetune import TransferLearner, _fast_training, _image_loader, _OwnStream, _text_loader
+from .prefix import PrefixCache, SuffixLearner, _Part
 from .settings import seed_everything, settings, single_threaded
 from .splits import Dataset
-from .stages import Stage, evaluating, freeze, is_frozen, unfreeze, _StayInEval
+from .stages import Stage, evaluating, freeze, is_frozen, unfreeze, _freeze_one, _StayInEval
 from .transferability import logme
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #6b1d7027
+from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import combined_cos
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
-from fastai.learner import Learner
+from fastai.learner import CastToTensor, Learner, Recorder, TrainEvalCallback
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #deb15ee6
 _all_ = ["PrefixCache"]  # so that all that concerns freezing comes from one place
@@ -64,11 +66,9 @@ def _stages(what):
 def freeze_to(what,  # a learner of `text_learner` or `image_learner`, a `Classifier`, a `Backbone`, or a Learner of fastai
               n: int):  # how many stages to freeze, from none to all; negative: counted from the end, -1 leaves the last to train
     "Freeze the stages before number `n` and open the others. Returns `what`. Raises for a number out of range."
-    if not hasattr(what, "freeze_to"): raise FreezeError(f"{type(what).__name__} has no stages: build it by text_learner, "
-                                                         "image_learner, Classifier or load_backbone.")
+    if not hasattr(what, "freeze_to"): raise FreezeError(f"{type(what).__name__} has no stages: build it by text_learner, image_learner, Classifier or load_backbone.")
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)): raise FreezeError(f"n = {n!r}: a whole number is needed.")
-    stages = getattr(what, "stages", None)
-    if isinstance(stages, list) and n == len(stages):
+    if isinstance(stages := getattr(what, "stages", None), list) and n == len(stages):
         for stage in stages: freeze(stage)
     else: what.freeze_to(int(n))
     return what
@@ -80,10 +80,12 @@ def _row(stage):
     held = {isinstance(m.__dict__.get("train"), _StayInEval) for m in modules}
     mode = "mixed" if len(held) > 1 else "eval" if True in held else "train"
     n, open_ = stage.n_parameters, sum(p.numel() for p in stage.parameters() if p.requires_grad)
-    return {"stage": stage.name, "parameters": n, "trainable": open_,
-            "buffers": sum(b.numel() for m in modules for b in m.buffers(recurse=False)), "mode": mode}
+    return {"stage": stage.name, "parameters": n, "trainable": open_, "buffers": sum(b.numel() for m in modules for b in m.buffers(recurse=False)), "mode": mode}
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #02ec11e2
+_COMMAS = {c: "{:,}".format for c in ("parameters", "trainable", "buffers")}
+
+
 @dataclass(frozen=True, eq=False)
 class Frozen:
     "What of each stage can change by training. Made by `frozen`."
@@ -98,20 +100,12 @@ class Frozen:
 
     def table(self): return pd.DataFrame(self.rows).rename_axis("number")
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #bb010299
-@patch
-def _line(self: Frozen): return f"{self.name}: {self.trainable:,} of {self.parameters:,} parameters can change ({self.trainable / max(self.parameters, 1):.1%})"
+    def _line(self):
+        return f"{self.name}: {self.trainable:,} of {self.parameters:,} parameters can change ({self.trainable / max(self.parameters, 1):.1%})"
 
+    def __repr__(self): return f"{self._line()}\n{self.table().to_string(formatters=_COMMAS)}"
 
-_COMMAS = {c: "{:,}".format for c in ("parameters", "trainable", "buffers")}
-
-
-@patch
-def __repr__(self: Frozen): return f"{self._line()}\n{self.table().to_string(formatters=_COMMAS)}"
-
-
-@patch
-def _repr_html_(self: Frozen): return f"<p>{escape(self._line())}</p>{self.table().to_html(formatters=_COMMAS, border=0)}"
+    def _repr_html_(self): return f"<p>{escape(self._line())}</p>{self.table().to_html(formatters=_COMMAS, border=0)}"
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #7951e304
 def frozen(what,  # as for `freeze_to`, or any network
@@ -126,15 +120,16 @@ def frozen(what,  # as for `freeze_to`, or any network
 def train_only(what,  # as for `freeze_to`
                *stages):  # names or numbers; the last stage trains in any case
     "Freeze all stages but those named and the last: surgical fine-tuning (Lee et al., 2023). Returns `what`."
+    if isinstance(what, Learner) and not isinstance(what, TransferLearner):
+        raise FreezeError(f"{type(what).__name__}: its groups are no stages. Build it by text_learner or image_learner.")
     every = _stages(what)
     names = [s.name for s in every]
     at = {names.index(s) if s in names else s for s in stages} | {len(every) - 1}
-    if wrong := [s for s in at if type(s) is not int or not -len(every) <= s < len(every)]:
+    if wrong := [s for s in at if isinstance(s, bool) or not isinstance(s, (int, np.integer)) or not -len(every) <= s < len(every)]:
         raise FreezeError(f"no stage {wrong[0]!r}: there are {', '.join(names)}.")
     at = {s % len(every) for s in at}
     freeze_to(what, min(at))
-    for i, stage in enumerate(every):
-        if i > min(at) and i not in at: freeze(stage)
+    for stage in [s for i, s in enumerate(every) if i > min(at) and i not in at]: freeze(stage)
     return what
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ac4b326d
@@ -252,37 +247,41 @@ def _memory(model):
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2708fc59
 def _bytes(tensor): return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
-
-def _contents(loader, kind):
-    "The contents of the items of a loader that does not augment, and their labels."
-    if kind == "text": return repr(list(loader.dataset)).encode()
-    return b"".join(_bytes(x).tobytes() + str(y).encode() for x, y in map(loader.create_item, range(len(loader.dataset))))
-
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2ce81e23
 def _identity(learner, plan, seed):
     "A name for all that decides the figures of a seed: network, data, recipe."
     kind, parts = learner.backbone.kind, [learner.train_data] + [plan.test] * (plan.test is not None)
-    about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, plan.views, learner.lr, learner.wd,
-             learner.dls.train.bs, learner.backbone.max_length, torch.__version__, __version__)
+    closed = [(s.name, i) for s in learner.stages if not is_frozen(s) for i, p in enumerate(s.parameters()) if not p.requires_grad]
+    about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, plan.views, learner.lr, learner.wd, learner.dls.train.bs,
+             learner.backbone.max_length, [len(p) for p in parts], closed, _network(learner.model), torch.__version__, __version__)
     found = hashlib.sha256(repr(about).encode())
     for name, t in learner.model.state_dict().items(): found.update(name.encode()), found.update(_bytes(t))
     for part in parts:
         for item, y in zip(part.items, part.labels): found.update(_digest(kind, item) + str(int(y)).encode())
-    found.update(_contents(learner.dls.valid, kind))
+    valid = learner.dls.valid
+    if kind == "text": found.update(repr(list(valid.dataset)).encode())
+    else: found.update(b"".join(_bytes(x).tobytes() + str(y).encode() for x, y in map(valid.create_item, range(len(valid.dataset)))))
+    views = min(8, len(learner.train_data)) if plan.views > 1 else 0  # a few stand for how the items are augmented
+    for i in range(views): found.update(_bytes(_Part(learner, "train", 0)[i][0]))
     return found.hexdigest()[:24]
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #c1cf1afc
 @contextmanager
 def _as_given(learner):
-    "Afterwards weights and freezing are again what they were."
-    model = learner.model
-    weights = copy.deepcopy(model.state_dict())
-    held, open_ = [is_frozen(s) for s in model.stages], [p.requires_grad for p in model.parameters()]
+    "Inside there are no gradients of before. Afterwards weights, freezing, modes and random numbers are again what they were."
+    model, train, streams = learner.model, learner.dls.train, _OwnStream()
+    weights, rng = copy.deepcopy(model.state_dict()), train.rng
+    held, open_ = [is_frozen(s) for s in model.stages], [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    modes, still = [(m, m.training) for m in model.modules()], [m for m in model.modules() if isinstance(m.__dict__.get("train"), _StayInEval)]
+    model.zero_grad()
     try: yield
     finally:
         model.load_state_dict(weights)
         for stage, was in zip(model.stages, held): (freeze if was else unfreeze)(stage)
-        for p, may in zip(model.parameters(), open_): p.requires_grad_(may)
+        for m in still: _freeze_one(m)
+        for m, mode in modes: m.training = mode
+        for p, may, grad in open_: p.requires_grad_(may).grad = grad
+        streams.before_fit(), setattr(train, "rng", rng)
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #07a0c5c1
 def _missing(learner, plan, seed, journal, bar):
@@ -293,8 +292,11 @@ def _missing(learner, plan, seed, journal, bar):
         for depth in plan.depths:
             if str(depth) in done: continue
             made = made or _Prefixes(learner, plan)
-            done[str(depth)] = _one(made, plan, depth, seed) | {"prefix": made.seconds}
-            f.write(json.dumps([str(depth), done[str(depth)]]) + "\n"); f.flush(); os.fsync(f.fileno())
+            row = _one(made, plan, depth, seed) | {"prefix": made.seconds}
+            if not np.isfinite(row["valid_loss"]): raise FreezeError(f"depth {depth}, seed {seed}: the network puts out no numbers, so its "
+                                                                     "training diverged or a weight was NaN. Take a lower lr, or leave this depth out.")
+            done[str(depth)] = row
+            f.write(json.dumps([str(depth), row]) + "\n"); f.flush(); os.fsync(f.fileno())
             bar.update()
     return [{"seed": seed, "depth": d} | done[str(d)] for d in plan.depths]
 
@@ -310,14 +312,16 @@ class Sweep:
         "{depth: values (n_seeds,)} of a column."
         return {d: r[value].to_numpy() for d, r in self.rows.sort_values("seed", kind="stable").groupby("depth")}
 
-# %% ../nbs/3_practice/01_what_to_freeze.ipynb #bc0ca78e
-@patch
-def trains(self: Sweep, depth) -> str:
-    "What trains at a depth, in words."
-    last, name = len(self.stages) - 1, self.stages
-    if depth > last: return "nothing but the last layer, by regression"
-    if depth == last or self.single: return " and ".join(dict.fromkeys([name[depth], name[last]]))
-    return "all" if depth == 0 else f"{name[depth]} to {name[last]}"
+    def trains(self, depth) -> str:
+        "What trains at a depth, in words."
+        last, name = len(self.stages) - 1, self.stages
+        if depth > last: return "nothing but the last layer, by regression"
+        if depth == last or self.single: return " and ".join(dict.fromkeys([name[depth], name[last]]))
+        return "all" if depth == 0 else f"{name[depth]} to {name[last]}"
+
+    def __repr__(self): return f"{self.table().to_string()}\n{self._line()}"
+
+    def _repr_html_(self): return f"{self.table().to_html(border=0)}<p>{escape(self._line())}</p>"
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #268bba0e
 def _shown(values): return str(interval(values)) if len(values) > 1 else f"{values[0]:.3f}"
@@ -339,14 +343,6 @@ def _line(self: Sweep):
     return (f"{n} seed{'s' * (n > 1)}, {self.rows.seconds.sum():.0f} s of training and {prefix:.0f} s for what all depths share. "
             f"Validation recommends {self.recommend()}: {self.trains(self.recommend())}.")
 
-
-@patch
-def __repr__(self: Sweep): return f"{self.table().to_string()}\n{self._line()}"
-
-
-@patch
-def _repr_html_(self: Sweep): return f"{self.table().to_html(border=0)}<p>{escape(self._line())}</p>"
-
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #06aece89
 @patch
 def recommend(self: Sweep) -> int:
@@ -355,21 +351,41 @@ def recommend(self: Sweep) -> int:
     smooth = np.convolve(mean, weight)[1:-1] / np.convolve(np.ones(len(mean)), weight)[1:-1]
     return int(mean.index[smooth.argmax()])
 
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #be81f58b
+_USUAL = (TrainEvalCallback, Recorder, CastToTensor, ProgressCallback, GradientClip, _OwnStream)
+
+
+def _check_learner(learner):
+    "Raise `FreezeError` for a learner that a sweep cannot train, or would train otherwise than the learner itself does."
+    if not isinstance(learner, TransferLearner) or isinstance(learner, SuffixLearner):
+        raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed, or a function seed -> learner.")
+    extra = [type(cb).__name__ for cb in learner.cbs if type(cb) not in _USUAL] + ["moms"] * (tuple(learner.moms) != (0.95, 0.85, 0.95))
+    if extra: raise FreezeError(f"The learner has what a sweep would leave out: {', '.join(extra)}. Build it without.")
+    if learner.model.method: raise FreezeError(f"The learner has {learner.model.method}, and a sweep trains whole stages. Build it without method=.")
+
+# %% ../nbs/3_practice/01_what_to_freeze.ipynb #afbb8dbf
+def _checked_seeds(seeds):
+    found = [int(s) if isinstance(s, np.integer) else s for s in seed_list(seeds)]
+    if all(type(s) is int and 0 <= s < 2**32 for s in found) and len(set(found)) == len(found): return found
+    raise FreezeError(f"seeds = {found}: different whole numbers from 0 to {2**32 - 1} are needed, or how many.")
+
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #40188e83
 def _check_plan(learner, plan):
     "Fill in the depths; raise `FreezeError` for what cannot be swept."
-    if not isinstance(learner, TransferLearner):
-        raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed, or a function seed -> learner.")
-    if learner.model.method: raise FreezeError(f"The learner has {learner.model.method}, and a sweep trains whole stages. Build it without method=.")
+    _check_learner(learner)
+    rates = [plan.lr.start, plan.lr.stop] if isinstance(plan.lr, slice) else np.ravel(plan.lr).tolist()
+    if wrong := [r for r in rates if r is not None and not (isinstance(r, (int, float, np.number)) and 0 < r < np.inf)]:
+        raise FreezeError(f"lr = {wrong[0]!r}: a number above 0 is needed, a slice of two, or None for that of the learner.")
     if plan.start not in ("probe", "given"): raise FreezeError(f"start = {plan.start!r}: 'probe' or 'given'.")
-    if not isinstance(plan.epochs, int) or plan.epochs < 1: raise FreezeError(f"epochs = {plan.epochs}: at least one is needed.")
+    if not isinstance(plan.epochs, (int, np.integer)) or plan.epochs < 1: raise FreezeError(f"epochs = {plan.epochs}: at least one is needed.")
     top = len(learner.stages) - (plan.single or plan.start == "given")
-    plan.depths = list(range(top, -1, -1)) if plan.depths is None else list(plan.depths)
+    plan.depths = list(range(top, -1, -1)) if plan.depths is None else np.ravel(plan.depths).tolist()
     if wrong := [d for d in plan.depths if not isinstance(d, (int, np.integer)) or not 0 <= d <= top]:
         raise FreezeError(f"depths: {wrong[0]!r} is not among 0 to {top}, numbers of {'the stage' if plan.single else 'frozen stages'}.")
     if len(set(plan.depths)) < max(len(plan.depths), 1): raise FreezeError("depths: one is given twice, or none: give at least one, each once.")
-    if plan.test is not None and (not isinstance(plan.test, Dataset) or plan.test.classes != learner.train_data.classes or not len(plan.test)):
-        raise FreezeError("test: a Dataset with the classes of the training part is needed, and not an empty one.")
+    about = lambda data: (data.kind, data.classes) if isinstance(data, Dataset) and len(data) else None
+    if plan.test is not None and about(plan.test) != about(learner.train_data):
+        raise FreezeError("test: a Dataset of the kind and the classes of the training part is needed, and not an empty one.")
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #ab89c773
 def freeze_sweep(learner,  # a TransferLearner, which all seeds share; or a function seed -> TransferLearner
@@ -381,21 +397,20 @@ def freeze_sweep(learner,  # a TransferLearner, which all seeds share; or a func
                  single: bool = False,  # train one stage at a time, and the head, instead of all behind the cut
                  precision: str = "fp32",  # of stored activations: 'fp32', 'fp16' or 'bf16'
                  views: int = 1,  # augmented views of a training image, as for `PrefixCache`
-                 store=None,  # a `FeatureStore` for the activations; None takes that of `PrefixCache`
-                 folder=None,  # of the journals; None takes the cache
+                 store=None, folder=None,  # a `FeatureStore` for the activations; of the journals; None takes those of the cache
                  progress: bool | None = None,  # False hides the bar
                  ) -> Sweep:
     """Accuracy and price of each depth, all from the same start, sharing one pass through what is frozen.
 
     Rows go to a journal named by weights, items and recipe. Broken off, the same call goes on, and its rows are those of an
-    undisturbed run; a changed loss or optimizer is not seen, so give another `folder` then. The learner stays as it was.
-    Without `views`, images are not augmented. With start='probe' a depth of all stages is the probe itself. Raises
-    `FreezeError`, and `PrefixError` for a network that cannot be cut. LP-FT: Kumar et al. (2022).
+    undisturbed run; a changed loss or optimizer is not seen, so give another `folder` then. Learner and random numbers stay as they
+    were. Without `views`, images are not augmented. With start='probe' a depth of all stages is the probe itself. Raises `FreezeError`,
+    also for a learner with callbacks of its own, and `PrefixError` for a network that cannot be cut. LP-FT: Kumar et al. (2022).
     """
     from tqdm import tqdm
 
     make, tests = (f if callable(f) and not isinstance(f, (Learner, nn.Module)) else lambda seed, f=f: f for f in (learner, test))
-    seeds, rows, folder = seed_list(seeds), [], Path(folder or settings.cache / "sweeps")
+    seeds, rows, folder = _checked_seeds(seeds), [], Path(folder or settings.cache / "sweeps")
     how = dict(epochs=epochs, lr=lr, start=start, single=single, precision=precision, views=views, store=store, progress=progress)
     folder.mkdir(parents=True, exist_ok=True)
     with tqdm(desc="sweep", unit="training", delay=2, leave=False, disable=progress is False) as bar:
@@ -466,15 +481,15 @@ def layer_relevance(learner,  # a TransferLearner; it stays as it is
                     seed: int | None = None) -> Relevance:  # of folds and batches; None takes the settings'
     """Per stage, from the training items alone: accuracy of a probe in three folds, LogME, and the relative gradient.
 
-    That is the norm of the loss's gradient over the norm of the weights, a mean over batches, in evaluation mode and with
-    a probed head (after Auto-RGN, Lee et al., 2023, which takes it tensor by tensor). The head has no features to score.
-    """
+    That is the norm of the loss's gradient over that of the weights, a mean over batches, in evaluation mode and with a probed
+    head (after Auto-RGN, Lee et al., 2023, which takes it tensor by tensor). The head has no features to score."""
     if not isinstance(learner, TransferLearner): raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed.")
     data, seed = learner.train_data, settings.seed if seed is None else seed
     features = embed_stages(learner.backbone, data, progress=False)
     y, units = np.asarray(data.labels), _together(data)
     rows = {name: {"probe": _probed(X, y, units, seed), "logme": logme(X, y)} for name, X in features.items()}
-    for stage, norm in zip(learner.stages, _gradient_norms(learner, batches, seed)): rows.setdefault(stage.name, {})["gradient"] = norm
+    with _as_given(learner): norms = _gradient_norms(learner, batches, seed)
+    for stage, norm in zip(learner.stages, norms): rows.setdefault(stage.name, {})["gradient"] = norm
     return Relevance(pd.DataFrame(rows).T[["probe", "logme", "gradient"]].reindex([s.name for s in learner.stages]))
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #4659e132

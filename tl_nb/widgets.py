@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 from fastcore.basics import patch
 
-from .alignment import AlignmentError
 from .calibration import ProbabilityError
 from .freeze_plan import FreezePlan, PlanError, Trainer
 from .what_if import FROZEN, TRAINS, DomainShift, Mixture, curves, plan_figure, png, state_of, sweep_curve
@@ -350,7 +349,7 @@ def _measure(self: FreezeLab):
 def _do(self: FreezeLab, action):
     "Do what was clicked; where it is refused, say why. Then show the truth."
     try: action(); refused = None
-    except PlanError as e: refused = str(e)
+    except (ValueError, RuntimeError) as e: refused = str(e)  # of the plan, of the learner, and of PyTorch
     self.refresh()
     if refused: self._say(refused)
 
@@ -409,7 +408,7 @@ def _set(self: DomainExplorer, **values):
     before = {k: getattr(self.shift, k) for k in values}
     for k, v in values.items(): setattr(self.shift, k, v)
     try: self.refresh()
-    except AlignmentError as e:
+    except ValueError as e:  # an AlignmentError, or what NumPy could not solve
         for k, v in before.items(): setattr(self.shift, k, v)
         self.refresh()
         self._put(self.facts, value=self.facts.value + f"<div role='status'>{escape(str(e))}</div>")
@@ -467,10 +466,10 @@ def _rule(self: EnsembleMixer, way): return lambda: self._change(lambda: self.mi
 @patch
 def _change(self: EnsembleMixer, action):
     if self.quiet: return
-    before = dict(self.mixture.weights)
-    action()
-    try: self.refresh()
+    before = dict(self.mixture.weights), self.mixture.how
+    self.mixture.weights = self._unit()  # so that a dial sets what it shows
+    try: action(), self.refresh()
     except ProbabilityError as e:
-        self.mixture.weights = before
+        self.mixture.weights, self.mixture.how = before
         self.refresh()
         self._put(self.status, value=f"<div role='status'>{escape(str(e))}</div>")
