@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from fastai.callback.core import Callback, CancelValidException
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -489,6 +489,22 @@ def test_a_learner_that_a_sweep_would_train_otherwise_is_refused(backbones, tmp_
     with pytest.raises(FreezeError, match="moms"): sweep(make(moms=(0.5, 0.3, 0.5)), tmp_path)
     with pytest.raises(FreezeError, match="learner: SuffixLearner"): sweep(PrefixCache(make(), [2], progress=False).learner(2), tmp_path)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [None, "half a \ud800 character"])
+def test_a_text_that_cannot_be_read_is_named(backbones, tmp_path, wrong):
+    test = Dataset(["warm", wrong], [0, 1], texts(8).classes, "text")
+    with pytest.raises(FreezeError, match="test: item 1 of 2 cannot be read"): sweep(learner(backbones, "bert"), tmp_path, test=test)
+
+
+def test_an_image_that_is_gone_is_named(backbones, tmp_path):
+    data, files = noisy(images(24)), [tmp_path / f"{i}.png" for i in range(24)]
+    for image, file in zip(data.items, files): Image.fromarray(np.asarray(image)).save(file)
+    data = Dataset(files, data.labels, data.classes, "image", splits=data.splits)
+    learn = image_learner(backbones["resnet18"], data, seed=1, bs=8)
+    data.train.items[2].unlink()
+    with pytest.raises(FreezeError, match="train: item 2 of .* No such file"): sweep(learn, tmp_path / "journals")
+    assert not any((tmp_path / "journals").iterdir())
 
 
 def test_train_only_wants_stages():

@@ -100,8 +100,7 @@ class Frozen:
 
     def table(self): return pd.DataFrame(self.rows).rename_axis("number")
 
-    def _line(self):
-        return f"{self.name}: {self.trainable:,} of {self.parameters:,} parameters can change ({self.trainable / max(self.parameters, 1):.1%})"
+    def _line(self): return f"{self.name}: {self.trainable:,} of {self.parameters:,} parameters can change ({self.trainable / max(self.parameters, 1):.1%})"
 
     def __repr__(self): return f"{self._line()}\n{self.table().to_string(formatters=_COMMAS)}"
 
@@ -250,19 +249,20 @@ def _bytes(tensor): return tensor.detach().cpu().contiguous().reshape(-1).view(t
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #2ce81e23
 def _identity(learner, plan, seed):
     "A name for all that decides the figures of a seed: network, data, recipe."
-    kind, parts = learner.backbone.kind, [learner.train_data] + [plan.test] * (plan.test is not None)
+    kind, valid, parts = learner.backbone.kind, learner.dls.valid, [learner.train_data] + [plan.test] * (plan.test is not None)
     closed = [(s.name, i) for s in learner.stages if not is_frozen(s) for i, p in enumerate(s.parameters()) if not p.requires_grad]
     about = (seed, plan.epochs, plan.lr, plan.start, plan.single, plan.precision, plan.views, learner.lr, learner.wd, learner.dls.train.bs,
              learner.backbone.max_length, [len(p) for p in parts], closed, _network(learner.model), torch.__version__, __version__)
     found = hashlib.sha256(repr(about).encode())
     for name, t in learner.model.state_dict().items(): found.update(name.encode()), found.update(_bytes(t))
     for part in parts:
-        for item, y in zip(part.items, part.labels): found.update(_digest(kind, item) + str(int(y)).encode())
-    valid = learner.dls.valid
+        for i, (item, y) in enumerate(zip(part.items, part.labels)):
+            try: found.update(_digest(kind, item) + str(int(y)).encode())
+            except (AttributeError, OSError, TypeError, ValueError) as e:  # the first: of what is no text
+                raise FreezeError(f"{'test' if part is plan.test else 'train'}: item {i} of {len(part)} cannot be read ({e}). Repair or drop it.") from e
     if kind == "text": found.update(repr(list(valid.dataset)).encode())
     else: found.update(b"".join(_bytes(x).tobytes() + str(y).encode() for x, y in map(valid.create_item, range(len(valid.dataset)))))
-    views = min(8, len(learner.train_data)) if plan.views > 1 else 0  # a few stand for how the items are augmented
-    for i in range(views): found.update(_bytes(_Part(learner, "train", 0)[i][0]))
+    for i in range(min(8, len(learner.train_data)) * (plan.views > 1)): found.update(_bytes(_Part(learner, "train", 0)[i][0]))  # how items are augmented
     return found.hexdigest()[:24]
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #c1cf1afc
@@ -360,8 +360,8 @@ def _check_learner(learner):
     if not isinstance(learner, TransferLearner) or isinstance(learner, SuffixLearner):
         raise FreezeError(f"learner: {type(learner).__name__}. One of text_learner or image_learner is needed, or a function seed -> learner.")
     extra = [type(cb).__name__ for cb in learner.cbs if type(cb) not in _USUAL] + ["moms"] * (tuple(learner.moms) != (0.95, 0.85, 0.95))
-    if extra: raise FreezeError(f"The learner has what a sweep would leave out: {', '.join(extra)}. Build it without.")
-    if learner.model.method: raise FreezeError(f"The learner has {learner.model.method}, and a sweep trains whole stages. Build it without method=.")
+    if method := learner.model.method: extra.append(f"method={method!r}")
+    if extra: raise FreezeError(f"The learner has what a sweep, which trains whole stages, would leave out: {', '.join(extra)}. Build it without.")
 
 # %% ../nbs/3_practice/01_what_to_freeze.ipynb #afbb8dbf
 def _checked_seeds(seeds):
